@@ -1,0 +1,71 @@
+# `make` alone says what there is. Every target makes .venv by itself, at its first use and whenever
+# the locked dependencies change. ARGS is passed on: make test ARGS="-k lease -x"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+READY := $(VENV)/.ready
+BASELINE := protos/baseline/mge_cache.binpb
+DATA_DIR ?= $(CURDIR)/.mge-cache-data
+
+.DEFAULT_GOAL := help
+.PHONY: help run test demo bench check lint format types proto proto-check baseline lock clean
+
+help: ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(READY) ## Start the sidecar on an embedded Valkey (data in .mge-cache-data; Ctrl-C stops it)
+	@MGE_CACHE_DATA_DIR="$${MGE_CACHE_DATA_DIR:-$(DATA_DIR)}" exec $(BIN)/mge-cache serve $(ARGS)
+
+test: $(READY) ## Run all tests
+	@$(PY) -m pytest -n auto --dist worksteal $(ARGS)
+
+demo: $(READY) ## Show on real texts what the cache saves (no key, no network needed)
+	@exec $(PY) -m tests.demo $(ARGS)
+
+bench: $(READY) ## Measure speed and memory against bare gRPC and Redis
+	@exec $(PY) -m tests.bench $(ARGS)
+
+check: lint types proto-check ## Every check but the tests
+
+lint: $(READY) ## Check style and format
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: $(READY) ## Mend style and format as far as a machine can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+	@$(BIN)/buf format --write protos
+
+types: $(READY) ## Check types (mypy --strict)
+	@$(BIN)/mypy
+
+proto: $(READY) ## Generate client/mge_cache/v1 from the contract
+	@$(PY) -m tools.protos client
+
+proto-check: $(READY) ## Lint the contract; look for breaking changes and for stale generated code
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf breaking --against $(BASELINE)
+	@$(PY) -m tools.protos --check client
+
+# With each release: what is in the baseline can only be added to. To break it on purpose, delete it.
+baseline: $(READY) ## Make today's contract the one that must not be broken
+	@if [ -e $(BASELINE) ]; then $(BIN)/buf breaking --against $(BASELINE); fi
+	@mkdir -p $(dir $(BASELINE))
+	@$(BIN)/buf build --exclude-source-info --output $(BASELINE)
+
+lock: $(READY) ## Resolve the dependencies anew into requirements.lock (the latest that pyproject.toml allows)
+	@$(PYTHON) -m pip --python $(PY) install --quiet uv
+	@$(BIN)/uv pip compile --quiet --upgrade --extra dev --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+clean: ## Remove what make made, but not the data of `make run`
+	@rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find client server tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements.lock pyproject.toml tools/setup_venv
+	@PYTHON="$(PYTHON)" tools/setup_venv $(VENV)
+	@touch $@

@@ -1,0 +1,73 @@
+"""The client of MGE cache: have we already paid for this LLM answer?
+
+``AsyncClient`` (asyncio) and ``Client`` (threads) have the same methods; ``get_or_compute`` is the
+one to begin with.
+"""
+
+from __future__ import annotations
+
+from mge_cache._json import Json, canonical_json
+from mge_cache._key import json_parameters, prompt_key
+from mge_cache._types import (
+    Answer,
+    Hit,
+    L1Stats,
+    LayerStats,
+    Lease,
+    Miss,
+    PromptKey,
+    PromptRequest,
+    SetResult,
+    SetStatus,
+    Source,
+    Stats,
+    StoreStats,
+    Timeouts,
+    Usage,
+)
+from mge_cache._version import __version__
+from mge_cache.aio import AsyncClient
+from mge_cache.errors import (
+    ClientClosedError,
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    MgeCacheError,
+    RefusedError,
+    SidecarError,
+    UnavailableError,
+)
+from mge_cache.sync import Client
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "ClientClosedError",
+    "DeadlineExceededError",
+    "Hit",
+    "InternalError",
+    "InvalidRequestError",
+    "Json",
+    "L1Stats",
+    "LayerStats",
+    "Lease",
+    "MgeCacheError",
+    "Miss",
+    "PromptKey",
+    "PromptRequest",
+    "RefusedError",
+    "SetResult",
+    "SetStatus",
+    "SidecarError",
+    "Source",
+    "Stats",
+    "StoreStats",
+    "Timeouts",
+    "UnavailableError",
+    "Usage",
+    "__version__",
+    "canonical_json",
+    "json_parameters",
+    "prompt_key",
+]

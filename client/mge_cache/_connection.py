@@ -1,0 +1,76 @@
+"""One lazily made connection to the sidecar, for threads."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+
+from mge_cache._channel import CHANNEL_OPTIONS
+from mge_cache._status import error_of
+from mge_cache.errors import ClientClosedError
+from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
+
+if TYPE_CHECKING:
+    from mge_cache.v1 import cache_service_pb2 as pb
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Connection:
+    """Makes a channel at the first use. Any thread may use it."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._stub: CacheServiceStub | None = None
+        self._closed = False
+
+    @property
+    def stub(self) -> CacheServiceStub:
+        """The generated stub. Raises ClientClosedError after ``close``."""
+        with self._lock:
+            if self._closed:
+                raise ClientClosedError("the client is closed")
+            if self._stub is None:
+                self._channel = grpc.insecure_channel(self._target, options=CHANNEL_OPTIONS)
+                self._stub = CacheServiceStub(self._channel)
+            return self._stub
+
+    def call(
+        self,
+        method: grpc.UnaryUnaryMultiCallable[Request, Response],
+        message: Request,
+        deadline_s: float,
+    ) -> Response:
+        """Call one of the stub's unary methods; what fails is raised as an MgeCacheError."""
+        try:
+            return method(message, timeout=deadline_s)
+        except grpc.RpcError as exc:
+            if self._closed:
+                raise ClientClosedError("the client was closed during the call") from exc
+            raise error_of(exc.code(), exc.details()) from exc
+        except ValueError as exc:  # what a channel raises that another thread has just closed
+            if not self._closed:
+                raise
+            raise ClientClosedError("the client is closed") from exc
+
+    def hold(self, message: pb.HoldLeaseRequest) -> grpc.RpcContext:
+        """Open HoldLease, for the caller to cancel."""
+        try:
+            return self.stub.HoldLease(message)
+        except ValueError as exc:
+            if not self._closed:
+                raise
+            raise ClientClosedError("the client is closed") from exc
+
+    def close(self) -> None:
+        """Close the channel and end its calls. Closing again does nothing."""
+        with self._lock:
+            self._closed = True
+            channel, self._channel, self._stub = self._channel, None, None
+        if channel is not None:
+            channel.close()

@@ -1,0 +1,94 @@
+"""What a client knows about its sidecar, and what it says about it: to its breaker, to the log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from mge_cache._breaker import Breaker
+from mge_cache.errors import (
+    DeadlineExceededError,
+    InvalidRequestError,
+    SidecarError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mge_cache.errors import MgeCacheError
+
+LOGGER = logging.getLogger("mge_cache")
+
+
+class Health:
+    """Counts what ``get_or_compute`` had to do without, and logs each change once.
+
+    Any thread may call it.
+    """
+
+    def __init__(
+        self, target: str, *, retry_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._target = target
+        self._breaker = Breaker(retry_s=retry_s, clock=clock)
+        self._lock = threading.Lock()
+        self._failing: set[str] = set()
+        self._failures = 0
+
+    @property
+    def failures(self) -> int:
+        """Look-ups and stores of ``get_or_compute`` that failed or were not tried."""
+        return self._failures
+
+    def check(self) -> None:
+        """Raise UnavailableError if the sidecar could not be reached a moment ago."""
+        if not self._breaker.allows():
+            raise UnavailableError("not tried, as the sidecar could not be reached a moment ago")
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Note how the look-up or store in the block goes.
+
+        Not for Invalidate: there UNAVAILABLE can mean the sidecar's store.
+        """
+        try:
+            yield
+        except (SidecarError, InvalidRequestError) as exc:
+            self._failed(exc)
+            raise
+        self._answered()
+
+    def went_without(self, operation: str, error: MgeCacheError) -> None:
+        """Count an error that its caller does not see."""
+        with self._lock:
+            self._failures += 1
+            new = operation not in self._failing
+            self._failing.add(operation)
+        # An outage is logged as such, by `_failed`.
+        outage = isinstance(error, (UnavailableError, DeadlineExceededError))
+        level = logging.WARNING if new and not outage else logging.DEBUG
+        LOGGER.log(level, "went without %s: %s", operation, error)
+
+    def succeeded(self, operation: str) -> None:
+        """Note that an operation works, so that its next failure is news again."""
+        if operation in self._failing:
+            with self._lock:
+                self._failing.discard(operation)
+
+    def _answered(self) -> None:
+        if self._breaker.succeeded():
+            LOGGER.info("the cache at %s is back", self._target)
+
+    def _failed(self, error: MgeCacheError) -> None:
+        if not isinstance(error, (UnavailableError, DeadlineExceededError)):
+            self._answered()  # with an error, but it is there
+        elif self._breaker.failed(slow=isinstance(error, DeadlineExceededError)):
+            LOGGER.warning(
+                "the cache at %s cannot be reached, answers are computed until it is back: %s",
+                self._target,
+                error,
+            )

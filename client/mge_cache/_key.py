@@ -1,0 +1,98 @@
+"""The canonical key of a prompt, as the head of ``cache_service.proto`` specifies it.
+
+The sidecar and both clients compute keys here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from typing import TYPE_CHECKING
+
+from mge_cache._json import canonical_json
+from mge_cache.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mge_cache._json import Json
+
+KEY_BYTES = 32
+DEFAULT_NAMESPACE = "default"
+
+_SCHEMA = b"mge-cache/prompt/1"
+_COUNT = struct.Struct(">Q")
+_DOUBLE = struct.Struct(">d")
+
+
+def prompt_key(
+    *,
+    namespace: str,
+    model: str,
+    temperature: float | None,
+    prompt: str,
+    parameters: Mapping[str, str],
+) -> bytes:
+    """Return the 32 bytes that identify a prompt; see ``encode_identity`` for the arguments."""
+    encoding = encode_identity(
+        namespace=namespace,
+        model=model,
+        temperature=temperature,
+        prompt=prompt,
+        parameters=parameters,
+    )
+    return hashlib.sha256(encoding).digest()
+
+
+def encode_identity(
+    *,
+    namespace: str,
+    model: str,
+    temperature: float | None,
+    prompt: str,
+    parameters: Mapping[str, str],
+) -> bytes:
+    """Write everything that changes an answer, so that different requests differ in a byte.
+
+    ``parameters`` maps names to JSON texts (``json_parameters`` makes them from values); the texts
+    enter as they are. An empty ``namespace`` is written as "default", which it means; a temperature
+    of -0 is written as 0. Raises InvalidRequestError for a temperature that is negative or not
+    finite, and for text with a lone surrogate. Limits are the sidecar's to check.
+    """
+    fields = [
+        _SCHEMA,
+        _utf8("namespace", namespace or DEFAULT_NAMESPACE),
+        _utf8("model", model),
+        b"" if temperature is None else _encode_temperature(temperature),
+        _utf8("prompt", prompt),
+        _COUNT.pack(len(parameters)),
+    ]
+    named = [
+        (_utf8("parameters", name), _utf8("parameters", text)) for name, text in parameters.items()
+    ]
+    for name, text in sorted(named):
+        fields += (name, text)
+    return b"".join(part for field in fields for part in (_COUNT.pack(len(field)), field))
+
+
+def json_parameters(parameters: Mapping[str, Json]) -> dict[str, str]:
+    """Write each parameter's value as canonical JSON text."""
+    return {
+        name: canonical_json(value, field=f"parameters[{name!r}]")
+        for name, value in parameters.items()
+    }
+
+
+def _encode_temperature(temperature: float) -> bytes:
+    if not math.isfinite(temperature) or temperature < 0:
+        raise InvalidRequestError("temperature", "must be finite and at least 0")
+    return _DOUBLE.pack(temperature + 0.0)  # -0.0 + 0.0 is 0.0
+
+
+def _utf8(field: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        # Not `from exc`: that error carries the text.
+        raise InvalidRequestError(field, "has a lone surrogate, which has no UTF-8 form") from None

@@ -1,0 +1,40 @@
+"""gRPC's statuses to the client's errors."""
+
+from __future__ import annotations
+
+import re
+
+import grpc
+
+from mge_cache.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    RefusedError,
+    SidecarError,
+    UnavailableError,
+)
+
+_FIELD_NAMED = re.compile(r"([a-z_][\w.\[\]'-]{0,200}): (.*)", re.DOTALL)
+
+_ERRORS: dict[grpc.StatusCode, type[SidecarError]] = {
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: RefusedError,
+    grpc.StatusCode.UNIMPLEMENTED: RefusedError,
+    grpc.StatusCode.PERMISSION_DENIED: RefusedError,
+    grpc.StatusCode.UNAUTHENTICATED: RefusedError,
+}
+
+
+def error_of(code: grpc.StatusCode, details: str | None) -> InvalidRequestError | SidecarError:
+    """Make the error that stands for a gRPC status.
+
+    The sidecar's text for an invalid request is "field: problem".
+    """
+    text = details or ""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        named = _FIELD_NAMED.fullmatch(text)
+        return InvalidRequestError(*named.groups()) if named else InvalidRequestError("", text)
+    return _ERRORS.get(code, InternalError)(f"{code.name}: {text}")

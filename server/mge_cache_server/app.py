@@ -1,0 +1,167 @@
+"""The only wiring: from settings to a running sidecar."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mge_cache._version import __version__
+
+from mge_cache_server.config_parse import split_address
+from mge_cache_server.counts import Counts
+from mge_cache_server.epochs import Epochs
+from mge_cache_server.feed import Feed
+from mge_cache_server.http import HttpServer
+from mge_cache_server.l1 import L1Cache
+from mge_cache_server.metrics import Metrics
+from mge_cache_server.model import LLM_LAYER
+from mge_cache_server.prices import Prices, read_prices_file
+from mge_cache_server.prompt_cache import CachePolicy, PromptCache
+from mge_cache_server.rpc_server import RpcServer
+from mge_cache_server.service import CacheService
+from mge_cache_server.statistics import Reporter
+from mge_cache_server.stores import open_store, retention_s
+from mge_cache_server.wire import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mge_cache_server.config import Settings
+    from mge_cache_server.embedded import EmbeddedValkey
+    from mge_cache_server.store import Store
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    store: Store
+    prompts: PromptCache
+    feed: Feed
+    rpc: RpcServer
+    http: HttpServer | None
+
+
+class App:
+    """A sidecar. ``start`` and ``stop`` are called once each, on the loop that runs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._embedded: EmbeddedValkey | None = None
+        self._parts: _Parts | None = None
+        self._serving = False
+        self.targets: tuple[str, ...] = ()
+        """Where gRPC listens, as a client writes it; empty before the start."""
+        self.http_address = ""
+        """Where HTTP listens, ``host:port``; empty before the start, or if it is off."""
+
+    async def start(self) -> None:
+        """Start everything; ready when it returns.
+
+        Raises OSError or RuntimeError for an address that cannot be had, and MgeError where the
+        embedded server cannot run.
+        """
+        settings = self._settings
+        if not settings.redis_url:
+            settings = replace(settings, redis_url=await self._start_embedded())
+        parts = self._parts = _assemble(settings, ready=lambda: self._serving)
+        await parts.store.start()
+        parts.feed.start()
+        if parts.http is not None:
+            self.http_address = await parts.http.start()
+        self.targets = await parts.rpc.start()
+        self._serving = True
+
+    async def stop(self) -> None:
+        """Refuse new calls, let those in flight end within the grace, give leases back, close."""
+        self._serving = False
+        parts = self._parts
+        if parts is not None:
+            draining = asyncio.ensure_future(parts.rpc.stop(self._settings.drain_s))
+            # Callers that wait for others need not wait for the end of the grace.
+            await parts.prompts.close()
+            await draining
+            await parts.feed.stop()
+            await parts.store.close()
+            if parts.http is not None:
+                await parts.http.stop()
+        if self._embedded is not None:
+            await self._embedded.stop()
+
+    async def _start_embedded(self) -> str:
+        from mge_cache_server.embedded import EmbeddedValkey  # noqa: PLC0415 - an extra
+
+        self._embedded = EmbeddedValkey(self._settings.data_dir)
+        return await self._embedded.start()
+
+
+def build(settings: Settings) -> App:
+    """Make a sidecar. Does no I/O."""
+    return App(settings)
+
+
+def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
+    counts = Counts()
+    l1 = L1Cache(settings.l1_max_bytes)
+    # Metrics report on the store, and the store is measured by metrics.
+    observers: list[Metrics] = []
+    store = open_store(
+        settings, observe=lambda name, seconds: observers[0].store_operation(name, seconds)
+    )
+    epochs = Epochs(
+        store,
+        retention_s=retention_s(settings),
+        timeout_s=settings.feed_timeout_s,
+        on_regress=l1.discard_namespace,
+    )
+    reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, version=__version__)
+    metrics = Metrics(reporter)
+    observers.append(metrics)
+    prompts = PromptCache(
+        store=store, l1=l1, epochs=epochs, counts=counts, policy=_policy(settings)
+    )
+    service = CacheService(
+        prompts=prompts,
+        prices=_prices(settings),
+        reporter=reporter,
+        limits=_limits(settings),
+        observe=metrics.rpc,
+    )
+    feed = Feed(
+        store,
+        epochs,
+        prompts.flights,
+        # The feed belongs to no namespace: it appears in the sums only.
+        failed=lambda: counts.of("", LLM_LAYER).error("feed"),
+    )
+    http = None
+    if settings.http_listen:
+        host, port = split_address(settings.http_listen)
+        http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
+    return _Parts(store, prompts, feed, RpcServer(settings, service), http)
+
+
+def _policy(settings: Settings) -> CachePolicy:
+    return CachePolicy(
+        enabled=settings.llm_cache_enabled,
+        ttl_s=settings.ttl_s,
+        namespace_ttl_s=dict(settings.namespace_ttl_s),
+        ttl_max_s=settings.ttl_max_s,
+        ttl_jitter=settings.ttl_jitter,
+        namespaces_max=settings.namespaces_max,
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        answer_max_bytes=settings.answer_max_bytes,
+        prompt_max_bytes=settings.prompt_max_bytes,
+        tags_max=settings.tags_max,
+        ttl_max_s=settings.ttl_max_s,
+        wait_max_s=settings.wait_max_s,
+        lease_ttl_s=settings.lease_ttl_s,
+    )
+
+
+def _prices(settings: Settings) -> Prices:
+    overrides = read_prices_file(Path(settings.prices_file)) if settings.prices_file else None
+    return Prices(overrides)

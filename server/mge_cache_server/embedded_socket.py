@@ -1,0 +1,77 @@
+"""What ``embedded`` asks of a server over its unix socket, without a Redis client."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_PING_S = 0.5
+_END_S = 2.0
+
+
+async def ping(path: Path) -> bytes:
+    """Return the beginning of the server's reply to PING; nothing if it does not answer."""
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(0.0)
+        try:
+            async with asyncio.timeout(_PING_S):
+                await loop.sock_connect(connection, str(path))
+                await loop.sock_sendall(connection, b"PING\r\n")
+                return await loop.sock_recv(connection, 64)
+        except (OSError, TimeoutError):
+            return b""
+
+
+async def end_server(path: Path) -> bool:
+    """End the server that listens at a path, if there is one; returns whether there is none now.
+
+    It is asked to shut down, which saves its data. On Linux it is killed if it does not.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(0.0)
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_connect(connection, str(path))
+            _log.warning("an earlier server still listens at %s; ending it", path)
+            await loop.sock_sendall(connection, b"SHUTDOWN\r\n")
+            if await _ended(connection):
+                return True
+            pid = _listener_pid(connection)
+            if pid is None:
+                return False
+            os.kill(pid, signal.SIGKILL)
+            return await _ended(connection)
+        except (FileNotFoundError, ConnectionError, ProcessLookupError):
+            return True
+
+
+async def _ended(connection: socket.socket) -> bool:
+    """Wait until the other side of a connection has gone."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(_END_S):
+            while await loop.sock_recv(connection, 4096):
+                pass  # an error reply: it cannot shut down yet
+    except TimeoutError:
+        return False
+    return True
+
+
+def _listener_pid(connection: socket.socket) -> int | None:
+    """Return the process that listens at the other end of a unix socket; None if unknown."""
+    option: int | None = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, option, 12))[0]
+    return pid

@@ -1,0 +1,275 @@
+"""The store on Redis or Valkey: standalone, behind Sentinel, or a Cluster.
+
+Every operation is one round trip, bounded by a deadline, guarded by a circuit breaker, and measured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import (
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+
+from mge_cache_server import redis_store_scripts as scripts
+from mge_cache_server.breaker import Breaker
+from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError
+from mge_cache_server.keys import KeyNames
+from mge_cache_server.model import EntryKey
+from mge_cache_server.redis_store_connect import connect
+from mge_cache_server.redis_store_feed import read_feed
+from mge_cache_server.store import (
+    EpochTable,
+    Invalidated,
+    Lookup,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from redis.asyncio import Redis
+
+    from mge_cache_server.config import Settings
+    from mge_cache_server.redis_store_scripts import Script
+    from mge_cache_server.store import FeedEvent, LeaseOffer
+
+_log = logging.getLogger(__name__)
+
+_IN_FLIGHT_MAX = 32
+_LATE_S = 0.005
+_SCAN_PAGE = 500
+
+
+class RedisStore:
+    """Implements ``Store``.
+
+    A deadline starts when an operation gets its turn (at most 32 are under way at once), so that a
+    burst of callers is not mistaken for a slow server. ``retention_s`` is how long epochs are kept:
+    longer than any entry lives. ``observe(operation, seconds)`` is called
+    after each operation that was tried, failed ones too.
+    """
+
+    kind = "redis"
+
+    def __init__(
+        self, settings: Settings, *, retention_s: float, observe: Callable[[str, float], None]
+    ) -> None:
+        self._client: Redis | RedisCluster = connect(settings)
+        self._names = KeyNames(settings.key_prefix)
+        self._observe = observe
+        self._timeout_s = settings.store_timeout_s
+        self._feed_timeout_s = settings.feed_timeout_s
+        self._retention_ms = round(retention_s * 1000)
+        self._turns = asyncio.Semaphore(_IN_FLIGHT_MAX)
+        self._takes_writes = True
+        self._breaker = Breaker(
+            probe=self._probe,
+            failures=settings.breaker_failures,
+            retry_s=settings.breaker_retry_s,
+        )
+
+    @property
+    def available(self) -> bool:
+        """Whether the breaker is closed."""
+        return not self._breaker.open
+
+    async def start(self) -> None:
+        """Do nothing: connections are made when they are needed."""
+
+    async def lookup(
+        self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
+    ) -> Lookup:
+        """See ``Store.lookup``."""
+        token, ttl_ms = (b"", 0) if offer is None else (offer.token, _ms(offer.ttl_s))
+        names = (self._names.entry(key), self._names.lease(key))
+        reply = await self._run("lookup", scripts.LOOKUP, names, token, ttl_ms, reject)
+        record, left_ms = reply[0], reply[1]
+        if record is not None:
+            return Lookup(record, left_ms / 1000, granted=False)
+        return Lookup(None, max(left_ms, 0) / 1000, granted=bool(reply[2]))
+
+    async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
+        """See ``Store.put``."""
+        names = (self._names.entry(key), self._names.lease(key))
+        channel, message = self._names.feed_channel, _settled_message(key)
+        await self._run(
+            "put", scripts.PUT, names, record, _ms(ttl_s), token, channel, message, writes=True
+        )
+
+    async def renew_lease(self, key: EntryKey, token: bytes, ttl_s: float) -> bool:
+        """See ``Store.renew_lease``."""
+        names = (self._names.lease(key),)
+        return bool(await self._run("renew_lease", scripts.RENEW, names, token, _ms(ttl_s)))
+
+    async def release_lease(self, key: EntryKey, token: bytes) -> None:
+        """See ``Store.release_lease``."""
+        names = (self._names.lease(key),)
+        channel, message = self._names.feed_channel, _settled_message(key)
+        await self._run("release_lease", scripts.RELEASE, names, token, channel, message)
+
+    async def read_epochs(self, namespace: str, after: int) -> EpochTable:
+        """See ``Store.read_epochs``."""
+        names = (self._names.epochs(namespace),)
+        clock, flat = await self._run(
+            "read_epochs", scripts.READ_EPOCHS, names, after, self._retention_ms
+        )
+        epochs = {
+            tag.decode(): int(tick)
+            for tag, tick in zip(flat[::2], flat[1::2], strict=True)
+            if tag != scripts.CLOCK_MEMBER.encode()
+        }
+        return EpochTable(int(clock), epochs)
+
+    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
+        """See ``Store.advance``."""
+        names = (self._names.epochs(namespace),)
+        channel = self._names.feed_channel
+        previous, tick = await self._run(
+            "advance",
+            scripts.ADVANCE,
+            names,
+            self._retention_ms,
+            channel,
+            namespace,
+            *tags,
+            writes=True,
+        )
+        return Invalidated(namespace, int(previous), int(tick), tuple(tags))
+
+    async def feed(self) -> AsyncIterator[FeedEvent]:
+        """See ``Store.feed``. Silence for ``feed_timeout`` counts as a lost connection."""
+        started_s = time.perf_counter()
+        try:
+            async for event in read_feed(
+                self._client, self._names.feed_channel, self._feed_timeout_s
+            ):
+                yield event
+        except (RedisError, OSError, TimeoutError) as exc:
+            self._observe("feed", time.perf_counter() - started_s)
+            raise StoreUnavailableError(_reason(exc)) from None
+
+    async def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:
+        """See ``Store.scan``. Not bounded by the deadline of the request path."""
+        pattern = self._names.entries_pattern(namespace)
+        try:
+            async for name in self._client.scan_iter(match=pattern, count=_SCAN_PAGE):
+                digest = self._names.digest(name)
+                found = await self.lookup(EntryKey(namespace, digest))
+                if found.record is not None:
+                    yield digest, found.record, found.remaining_s
+        except (RedisError, OSError, TimeoutError) as exc:
+            raise StoreUnavailableError(_reason(exc)) from None
+
+    async def close(self) -> None:
+        """Stop probing and close all connections."""
+        await self._breaker.close()
+        await self._client.aclose()
+
+    async def _run(
+        self,
+        operation: str,
+        script: Script,
+        names: tuple[str, ...],
+        *args: str | bytes | int,
+        writes: bool = False,
+    ) -> Any:  # noqa: ANN401 - a script's reply is what the script says
+        async with self._turns:
+            if self._breaker.open:
+                raise StoreUnavailableError("the store is unavailable; it is being probed")
+            async with self._guarded(operation):
+                reply = await self._call(script, names, *args)
+        if writes and not self._takes_writes:
+            self._takes_writes = True
+            _log.info("store takes writes again")
+        return reply
+
+    async def _call(self, script: Script, names: tuple[str, ...], *args: str | bytes | int) -> Any:  # noqa: ANN401
+        command = ("EVALSHA", script.sha, len(names), *names, *args)
+        try:
+            return await self._client.execute_command(*command)
+        except NoScriptError:
+            # A server that was restarted, or a node of a cluster that has not seen it yet.
+            return await self._client.execute_command("EVAL", script.text, *command[2:])
+
+    @asynccontextmanager
+    async def _guarded(self, operation: str) -> AsyncIterator[None]:
+        started_s = time.perf_counter()
+        try:
+            async with _deadline(self._timeout_s):
+                yield
+        except (ReadOnlyError, OutOfMemoryError) as exc:
+            await self._refused(exc)
+            raise StoreRefusedError(_reason(exc)) from None
+        except (RedisError, OSError, TimeoutError) as exc:
+            self._breaker.failed(_reason(exc))
+            raise StoreUnavailableError(_reason(exc)) from None
+        else:
+            self._breaker.succeeded()
+        finally:
+            self._observe(operation, time.perf_counter() - started_s)
+
+    async def _refused(self, exc: RedisError) -> None:
+        self._breaker.succeeded()
+        if self._takes_writes:
+            self._takes_writes = False
+            _log.warning("store refuses writes", extra={"reason": _reason(exc)})
+        if isinstance(exc, ReadOnlyError) and not isinstance(self._client, RedisCluster):
+            # After a failover behind a fixed address, only new connections reach the new primary.
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+
+    async def _probe(self) -> None:
+        started_s = time.perf_counter()
+        try:
+            async with _deadline(self._timeout_s):
+                await self._client.execute_command("PING")
+        except (RedisError, OSError, TimeoutError) as exc:
+            raise StoreUnavailableError(_reason(exc)) from None
+        finally:
+            self._observe("probe", time.perf_counter() - started_s)
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """Raise TimeoutError after ``seconds`` of the store's silence.
+
+    If the alarm itself comes late, this process was busy: a reply may already lie in the socket, so
+    the wait goes on for as long again.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as scope:
+
+        def alarm(due_s: float, again: bool) -> None:
+            nonlocal handle
+            if again and loop.time() - due_s > _LATE_S:
+                due_s = loop.time() + seconds
+                handle = loop.call_at(due_s, alarm, due_s, False)
+            else:
+                scope.reschedule(loop.time())
+
+        due_s = loop.time() + seconds
+        handle = loop.call_at(due_s, alarm, due_s, True)
+        try:
+            yield
+        finally:
+            handle.cancel()
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _settled_message(key: EntryKey) -> str:
+    return f"S {key.namespace} {key.digest.hex()}"
+
+
+def _reason(exc: BaseException) -> str:
+    """Name a failure without its text, which may hold an address with a password."""
+    return type(exc).__name__ if not isinstance(exc, TimeoutError) else "deadline exceeded"

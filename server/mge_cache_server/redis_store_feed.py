@@ -1,0 +1,78 @@
+"""The feed of changes over Redis pub/sub, and the form of its messages.
+
+``I <clock before> <tick> <namespace>`` and a line for each tag: an invalidation.
+``S <namespace> <key>``: a lease that somebody waited for is over. Tags have no control characters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio.cluster import RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from mge_cache_server.model import EntryKey
+from mge_cache_server.store import Alive, Invalidated, Settled, Subscribed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
+
+    from mge_cache_server.store import FeedEvent
+
+_PINGS_PER_TIMEOUT = 4
+
+
+def parse_message(data: bytes) -> FeedEvent | None:
+    """Read a message; None if it is not one of these: a newer sidecar's, or not ours at all."""
+    try:
+        head, *tags = data.decode().split("\n")
+        match head.split(" "):
+            case ["I", previous, tick, namespace]:
+                return Invalidated(namespace, int(previous), int(tick), tuple(tags))
+            case ["S", namespace, digest]:
+                return Settled(EntryKey(namespace, bytes.fromhex(digest)))
+    except ValueError:
+        return None
+    return None
+
+
+async def read_feed(
+    client: Redis | RedisCluster, channel: str, timeout_s: float
+) -> AsyncIterator[FeedEvent]:
+    """Subscribe and yield events; raises redis-py's errors, or TimeoutError after a silence."""
+    async with asyncio.timeout(timeout_s):
+        if isinstance(client, RedisCluster):
+            await client.initialize()
+        pubsub = client.pubsub()
+    try:
+        async with asyncio.timeout(timeout_s):
+            await pubsub.subscribe(channel)
+        async for event in _events(pubsub, timeout_s):
+            yield event
+    finally:
+        await pubsub.aclose()
+
+
+async def _events(pubsub: Any, timeout_s: float) -> AsyncIterator[FeedEvent]:  # noqa: ANN401
+    loop = asyncio.get_running_loop()
+    heard_s = loop.time()
+    while True:
+        message = await pubsub.get_message(timeout=timeout_s / _PINGS_PER_TIMEOUT)
+        if message is None:
+            if loop.time() - heard_s > timeout_s:
+                raise RedisConnectionError("no answer to PING on the feed")
+            async with asyncio.timeout(timeout_s):
+                await pubsub.ping()
+            continue
+        heard_s = loop.time()
+        if message["type"] == "subscribe":
+            yield Subscribed()
+        elif message["type"] == "message":
+            event = parse_message(message["data"])
+            if event is not None:
+                yield event
+        else:
+            yield Alive()

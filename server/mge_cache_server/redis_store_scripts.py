@@ -1,0 +1,142 @@
+"""The Lua scripts of ``RedisStore``: each is one round trip, atomic, on the keys of one slot.
+
+A lease is a string: "-" or "+" (somebody waits for it), then the holder's token. Ticks are
+microseconds since 1970 by Redis's clock, forced to increase: a hybrid logical clock (Kulkarni et
+al., "Logical Physical Clocks", OPODIS 2014) with one writer at a time. Below 2**53 they are exact in
+Lua numbers and in sorted set scores, until the year 2255.
+
+A namespace's epochs are a sorted set, tag to tick; the member "!" holds the clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+
+CLOCK_MEMBER = "!"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the digest by which EVALSHA calls it."""
+
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Compute the digest (SHA-1 is Redis's choice; nothing depends on its strength)."""
+        object.__setattr__(self, "sha", sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+LOOKUP = Script("""
+-- KEYS: record, lease. ARGV: token ('' offers no lease), lease in ms, header to reject ('' for none).
+-- Returns {record, ms left} or {false, ms left of another's lease, 1 if the offer was taken}.
+local record = redis.call('GET', KEYS[1])
+if record and ARGV[3] ~= '' and string.sub(record, 1, #ARGV[3]) == ARGV[3] then
+  redis.call('UNLINK', KEYS[1])
+  record = false
+end
+if record then
+  return {record, redis.call('PTTL', KEYS[1])}
+end
+if ARGV[1] == '' then
+  return {false, redis.call('PTTL', KEYS[2]), 0}
+end
+local lease = redis.call('GET', KEYS[2])
+if not lease then
+  redis.call('SET', KEYS[2], '-' .. ARGV[1], 'PX', ARGV[2])
+  return {false, 0, 1}
+end
+if string.sub(lease, 2) == ARGV[1] then
+  return {false, 0, 1} -- the client library repeated a call whose reply was lost
+end
+if string.sub(lease, 1, 1) == '-' then
+  redis.call('SETRANGE', KEYS[2], 0, '+')
+end
+return {false, redis.call('PTTL', KEYS[2]), 0}
+""")
+
+PUT = Script("""
+-- KEYS: record, lease. ARGV: record, ms to live, token, channel, message.
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local lease = redis.call('GET', KEYS[2])
+if lease then
+  if string.sub(lease, 2) == ARGV[3] then
+    redis.call('DEL', KEYS[2])
+  end
+  if string.sub(lease, 1, 1) == '+' then
+    redis.call('PUBLISH', ARGV[4], ARGV[5])
+  end
+end
+return 1
+""")
+
+RENEW = Script("""
+-- KEYS: lease. ARGV: token, ms. Returns 1 if the lease is (still) the token's.
+local lease = redis.call('GET', KEYS[1])
+if lease and string.sub(lease, 2) == ARGV[1] then
+  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return 0
+""")
+
+RELEASE = Script("""
+-- KEYS: lease. ARGV: token, channel, message.
+local lease = redis.call('GET', KEYS[1])
+if lease and string.sub(lease, 2) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+  if string.sub(lease, 1, 1) == '+' then
+    redis.call('PUBLISH', ARGV[2], ARGV[3])
+  end
+end
+return 1
+""")
+
+READ_EPOCHS = Script("""
+-- KEYS: epochs. ARGV: after which tick, retention in ms. Returns {clock, {tag, tick, ...}}.
+-- A clock that is not there was lost or never was: everything before now is invalid.
+local clock = redis.call('ZSCORE', KEYS[1], '!')
+if clock then
+  clock = string.format('%.0f', tonumber(clock))
+else
+  local time = redis.call('TIME')
+  clock = string.format('%.0f', time[1] * 1000000 + time[2])
+  redis.call('ZADD', KEYS[1], clock, '!', clock, '*')
+end
+-- Whoever fills an entry reads the clock first, so the table outlives the entry. A read-only
+-- replica cannot do this; its primary does.
+if redis.call('PTTL', KEYS[1]) < ARGV[2] / 2 then
+  redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+end
+local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES')
+for i = 2, #later, 2 do
+  later[i] = string.format('%.0f', tonumber(later[i]))
+end
+return {clock, later}
+""")
+
+ADVANCE = Script("""
+-- KEYS: epochs. ARGV: retention in ms, channel, namespace, tags. Returns {clock before, tick}.
+local time = redis.call('TIME')
+local tick = time[1] * 1000000 + time[2]
+local oldest = string.format('(%.0f', tick - ARGV[1] * 1000)
+local clock = redis.call('ZSCORE', KEYS[1], '!')
+if clock and tonumber(clock) >= tick then
+  tick = tonumber(clock) + 1
+end
+local previous = string.format('%.0f', tonumber(clock or 0))
+local score = string.format('%.0f', tick)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', oldest)
+redis.call('ZADD', KEYS[1], score, '!')
+if not clock then
+  redis.call('ZADD', KEYS[1], score, '*')
+end
+local message = 'I ' .. previous .. ' ' .. score .. ' ' .. ARGV[3]
+for i = 4, #ARGV do
+  redis.call('ZADD', KEYS[1], score, ARGV[i])
+  message = message .. '\\n' .. ARGV[i]
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('PUBLISH', ARGV[2], message)
+return {previous, score}
+""")

@@ -1,0 +1,110 @@
+"""The handlers of ``CacheService``: convert, make one call, convert back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mge_cache.v1 import cache_service_pb2 as pb
+from mge_cache.v1 import cache_service_pb2_grpc as pb_grpc
+
+from mge_cache_server import keys, wire, wire_responses
+from mge_cache_server.interceptors import streaming, unary
+from mge_cache_server.model import Answer, LeaseEnd
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    import grpc
+
+    from mge_cache_server.prices import Prices
+    from mge_cache_server.prompt_cache import PromptCache
+    from mge_cache_server.statistics import Reporter
+
+SERVICE_NAME = pb.DESCRIPTOR.services_by_name["CacheService"].full_name
+
+
+class CacheService(pb_grpc.CacheServiceServicer):
+    """Serves the contract. ``observe(method, code, seconds)`` is called at each call's end."""
+
+    def __init__(
+        self,
+        *,
+        prompts: PromptCache,
+        prices: Prices,
+        reporter: Reporter,
+        limits: wire.Limits,
+        observe: Callable[[str, str, float], None],
+    ) -> None:
+        self._prompts = prompts
+        self._prices = prices
+        self._reporter = reporter
+        self._limits = limits
+        # Instance attributes hide the base class's methods, which only answer UNIMPLEMENTED.
+        self.GetPrompt = unary("GetPrompt", self._get_prompt, observe)  # type: ignore[assignment]
+        self.SetPrompt = unary("SetPrompt", self._set_prompt, observe)  # type: ignore[assignment]
+        self.HoldLease = streaming("HoldLease", self._hold_lease, observe)  # type: ignore[assignment]
+        self.Invalidate = unary("Invalidate", self._invalidate, observe)  # type: ignore[assignment]
+        self.Stats = unary("Stats", self._stats, observe)  # type: ignore[assignment]
+
+    async def _get_prompt(self, request: pb.GetPromptRequest) -> pb.GetPromptResponse:
+        key = wire.entry_key(request.identity, self._limits, model_required=False)
+        if request.peek:
+            return wire_responses.get_response(await self._prompts.peek(key))
+        outcome = await self._prompts.get(
+            key,
+            wait_s=wire.wait(request, self._limits),
+            lease_ttl_s=wire.lease_ttl(request, self._limits),
+            asks_again=request.asks_again,
+        )
+        return wire_responses.get_response(outcome)
+
+    async def _set_prompt(self, request: pb.SetPromptRequest) -> pb.SetPromptResponse:
+        limits = self._limits
+        key = wire.entry_key(request.identity, limits, model_required=True)
+        model, usage = request.identity.model, wire.usage(request)
+        cost_usd = wire.cost_usd(request)
+        if cost_usd is None:
+            await self._prices.prepare(model)
+            cost_usd = self._prices.cost_usd(model, usage)
+        outcome = await self._prompts.set(
+            key,
+            Answer(
+                body=wire.answer_body(request, limits),
+                content_type=wire.content_type(request),
+                model=model,
+                usage=usage,
+                cost_usd=cost_usd or 0.0,
+                compute_s=wire.compute_time(request),
+            ),
+            tags=wire.tags(request, key, limits),
+            ttl_s=wire.ttl(request, limits),
+            lease=wire.lease(request.lease, key),
+            bought=not request.preloaded,
+            priced=cost_usd is not None,
+        )
+        return wire_responses.set_response(outcome)
+
+    async def _hold_lease(
+        self, request: pb.HoldLeaseRequest
+    ) -> AsyncGenerator[pb.HoldLeaseResponse, None]:
+        lease = keys.unpack_lease(request.lease)
+        max_s = wire.hold_max(request)
+        if not await self._prompts.leases.renew(lease):
+            yield wire_responses.lease_end(LeaseEnd.LOST)
+            return
+        yield pb.HoldLeaseResponse(state=pb.LEASE_STATE_HELD)
+        yield wire_responses.lease_end(await self._prompts.leases.hold(lease, max_s))
+
+    async def _invalidate(self, request: pb.InvalidateRequest) -> pb.InvalidateResponse:
+        namespace = wire.namespace(request.namespace)
+        tick = await self._prompts.invalidate(namespace, wire.invalidated_tag(request))
+        return pb.InvalidateResponse(tick=tick)
+
+    async def _stats(self, request: pb.StatsRequest) -> pb.StatsResponse:
+        namespace = wire.namespace(request.namespace) if request.namespace else ""
+        return wire_responses.stats_response(self._reporter.report(namespace))
+
+
+def register(service: CacheService, server: grpc.aio.Server) -> None:
+    """Add the service to a server."""
+    pb_grpc.add_CacheServiceServicer_to_server(service, server)

@@ -1,0 +1,128 @@
+"""What the caches ask of a store. ``RedisStore`` and ``MemoryStore`` implement it.
+
+Every method is called from the event loop's thread, ends within the store's deadline and raises
+``StoreError`` (see ``errors``) where it fails. Nothing here interprets a record: ``codec`` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from mge_cache_server.model import EntryKey
+
+EVERYTHING = "*"
+"""The tag that every entry of a namespace has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """What the store said about a key.
+
+    With ``record``, ``remaining_s`` is the record's time to live. Without one, ``granted`` says that
+    the offered lease was taken; otherwise somebody else's lease is in the way for ``remaining_s``
+    (0 where no lease was offered and none is held).
+    """
+
+    record: bytes | None
+    remaining_s: float
+    granted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOffer:
+    """A lease to be taken if the record is missing."""
+
+    token: bytes
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochTable:
+    """A namespace's clock, and the epochs (tag to tick) later than the tick that was asked for."""
+
+    clock: int
+    epochs: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    """The feed is connected: everything that happens from now on will be reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The feed's connection has just answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidated:
+    """An invalidation moved the namespace's clock from ``previous`` to ``tick``."""
+
+    namespace: str
+    previous: int
+    tick: int
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A lease that somebody waited for is over: the entry is there, or the lease is free."""
+
+    key: EntryKey
+
+
+FeedEvent = Subscribed | Alive | Invalidated | Settled
+
+
+class Store(Protocol):
+    """Keeps records, leases and epochs, and tells all sidecars what changed."""
+
+    kind: str
+
+    @property
+    def available(self) -> bool:
+        """Whether the store answered when it was last asked."""
+
+    async def start(self) -> None:
+        """Start background work (no connection is needed for it to succeed)."""
+
+    async def lookup(
+        self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
+    ) -> Lookup:
+        """Read a record; if it is missing, take the offered lease.
+
+        A record that begins with ``reject`` (its header, if not empty) is dropped and counts as
+        missing: the caller has found it to be dead or corrupt.
+        """
+
+    async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
+        """Store a record, end the lease of ``token``, and wake whoever waits for the key."""
+
+    async def renew_lease(self, key: EntryKey, token: bytes, ttl_s: float) -> bool:
+        """Let the lease last ``ttl_s`` from now. False: it is not ours any more."""
+
+    async def release_lease(self, key: EntryKey, token: bytes) -> None:
+        """End the lease of ``token``, and wake whoever waits for the key."""
+
+    async def read_epochs(self, namespace: str, after: int) -> EpochTable:
+        """Read a namespace's clock and what happened after a tick (-1: everything).
+
+        A namespace without a clock gets one, with an epoch for EVERYTHING: a clock that was lost
+        counts as an invalidation of the whole namespace.
+        """
+
+    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
+        """Move the clock and set the epoch of each tag to it: one write, reported on the feed."""
+
+    def feed(self) -> AsyncIterator[FeedEvent]:
+        """Connect and report changes until the connection is lost (then it raises StoreError)."""
+
+    def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:
+        """Iterate over (digest, record, remaining_s) of a namespace. For maintenance only: slow."""
+
+    async def close(self) -> None:
+        """Close all connections."""

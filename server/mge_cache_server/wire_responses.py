@@ -1,0 +1,127 @@
+"""Responses: model to protobuf."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from google.protobuf.duration_pb2 import Duration
+from mge_cache.v1 import cache_service_pb2 as pb
+
+from mge_cache_server import keys
+from mge_cache_server.model import Hit, HitSource, LeaseEnd, Miss, SetStatus
+
+if TYPE_CHECKING:
+    from mge_cache_server.model import SetOutcome
+    from mge_cache_server.statistics import LayerStatistics, Statistics
+
+_HIT_LAYERS = {
+    HitSource.L1: pb.HIT_LAYER_L1,
+    HitSource.STORE: pb.HIT_LAYER_STORE,
+    HitSource.FLIGHT: pb.HIT_LAYER_FLIGHT,
+}
+_SET_STATUSES = {
+    SetStatus.STORED: pb.SET_STATUS_STORED,
+    SetStatus.KEPT_LOCALLY: pb.SET_STATUS_KEPT_LOCALLY,
+    SetStatus.OVERTAKEN: pb.SET_STATUS_OVERTAKEN,
+    SetStatus.DISABLED: pb.SET_STATUS_DISABLED,
+}
+_LEASE_ENDS = {
+    LeaseEnd.FULFILLED: pb.LEASE_STATE_FULFILLED,
+    LeaseEnd.LOST: pb.LEASE_STATE_LOST,
+}
+
+
+def hit_response(hit: Hit) -> pb.GetPromptResponse:
+    """Write a hit."""
+    entry = hit.entry
+    answer = entry.answer
+    age_s = max(0.0, time.time() - entry.created_ms / 1000)
+    return pb.GetPromptResponse(
+        hit=pb.PromptHit(
+            answer=answer.body,
+            content_type=answer.content_type,
+            usage=pb.Usage(
+                input_tokens=answer.usage.input_tokens,
+                output_tokens=answer.usage.output_tokens,
+                cache_read_tokens=answer.usage.cache_read_tokens,
+                cache_write_tokens=answer.usage.cache_write_tokens,
+            ),
+            cost_saved_usd=answer.cost_usd,
+            age=duration(age_s),
+            remaining_ttl=duration(hit.remaining_s),
+            layer=_HIT_LAYERS[hit.source],
+            degraded=hit.degraded,
+        )
+    )
+
+
+def miss_response(miss: Miss) -> pb.GetPromptResponse:
+    """Write a miss."""
+    response = pb.GetPromptResponse()
+    response.miss.in_progress = miss.in_progress
+    response.miss.degraded = miss.degraded
+    if miss.lease is not None:
+        response.miss.lease = keys.pack_lease(miss.lease)
+        response.miss.lease_ttl.CopyFrom(duration(miss.lease.ttl_s))
+    return response
+
+
+def set_response(outcome: SetOutcome) -> pb.SetPromptResponse:
+    """Write what became of an answer."""
+    ttl = duration(outcome.ttl_s) if outcome.ttl_s else None
+    return pb.SetPromptResponse(
+        status=_SET_STATUSES[outcome.status], ttl=ttl, cost_usd=outcome.cost_usd
+    )
+
+
+def lease_end(end: LeaseEnd) -> pb.HoldLeaseResponse:
+    """Write how a lease ended."""
+    return pb.HoldLeaseResponse(state=_LEASE_ENDS[end])
+
+
+def get_response(outcome: Hit | Miss) -> pb.GetPromptResponse:
+    """Write what a look-up found."""
+    return hit_response(outcome) if isinstance(outcome, Hit) else miss_response(outcome)
+
+
+def stats_response(statistics: Statistics) -> pb.StatsResponse:
+    """Write statistics."""
+    l1, store = statistics.l1, statistics.store
+    return pb.StatsResponse(
+        layers=[_layer_stats(layer) for layer in statistics.layers],
+        combined_hit_rate=statistics.combined_hit_rate,
+        l1=pb.L1Stats(
+            entries=l1.entries, bytes=l1.size_bytes, max_bytes=l1.max_bytes, evictions=l1.evictions
+        ),
+        store=pb.StoreStats(
+            kind=store.kind, available=store.available, feed_live=store.feed_live
+        ),
+        unpriced_models=statistics.unpriced_models,
+        uptime_seconds=statistics.uptime_s,
+        version=statistics.version,
+    )
+
+
+def _layer_stats(layer: LayerStatistics) -> pb.LayerStats:
+    return pb.LayerStats(
+        cache_layer=layer.cache_layer,
+        hit_rate=layer.hit_rate,
+        total_hits=layer.total_hits,
+        total_misses=layer.total_misses,
+        total_writes=layer.total_writes,
+        total_invalidations=layer.total_invalidations,
+        total_errors=layer.total_errors,
+        errors_by_operation=layer.errors_by_operation,
+        spent_usd=layer.spent_usd,
+        saved_usd=layer.saved_usd,
+        cost_reduction=layer.cost_reduction,
+        saved_seconds=layer.saved_s,
+        unpriced_writes=layer.unpriced_writes,
+    )
+
+
+def duration(seconds: float) -> Duration:
+    """Write a time."""
+    whole = int(seconds)
+    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -1,0 +1,116 @@
+"""``python -m tests.bench``: the whole benchmark in one run, on one machine, without a network.
+
+Bare references (a gRPC echo of the same messages, a Redis GET) run beside the sidecar in processes
+of their own, and take turns with it in each round. ``--quick`` is for CI: it shows that everything
+works, its figures are noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+from rich.console import Console
+
+from tests.bench import servers
+from tests.bench.profile import profile_l1
+from tests.bench.report import Report, as_json, show
+from tests.bench.scale import measure_entries, measure_starts
+from tests.bench.speed import Results, Servers, measure
+from tests.bench.targets import targets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="less of everything, under a minute")
+    parser.add_argument("--rounds", type=int, help="rounds of each measurement (9, quick: 3)")
+    parser.add_argument(
+        "--round-s", type=float, help="seconds of each run in it (0.5, quick: 0.15)"
+    )
+    parser.add_argument("--entries", type=int, help="entries for memory (100000, quick: 10000)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--profile", action="store_true", help="only show where the sidecar's time goes (cProfile)"
+    )
+    options = parser.parse_args()
+    defaults = {"rounds": 3, "round_s": 0.15, "entries": 10_000}
+    if not options.quick:
+        defaults = {"rounds": 9, "round_s": 0.5, "entries": 100_000}
+    for name, default in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    return options
+
+
+async def _measure(folder: Path, options: argparse.Namespace, console: Console) -> Report:
+    with console.status("starting") as status:
+
+        def progress(what: str) -> None:
+            status.update(what)
+
+        async with servers.valkey(folder / "valkey") as redis_socket:
+            progress("starting sidecars")
+            starts = await measure_starts(folder, redis_socket, repeats=min(5, options.rounds))
+            results = await _speed(folder, redis_socket, options, progress)
+        progress(f"storing {options.entries:,} entries")
+        footprint, invalidations = await measure_entries(folder, entries=options.entries)
+    return Report(
+        results,
+        starts,
+        footprint,
+        invalidations,
+        targets(results, starts, footprint, invalidations),
+        options.rounds,
+        options.round_s,
+    )
+
+
+async def _speed(
+    folder: Path, redis_socket: str, options: argparse.Namespace, progress: Callable[[str], None]
+) -> Results:
+    url = f"unix://{redis_socket}"
+    async with (
+        servers.echo(folder) as echo,
+        servers.sidecar(folder, "l1", "--redis-url", url) as sidecar,
+        servers.sidecar(folder, "stored", "--redis-url", url, "--l1-max", "0") as stored,
+    ):
+        return await measure(
+            Servers(echo, sidecar, stored, redis_socket),
+            rounds=options.rounds,
+            duration_s=options.round_s,
+            progress=progress,
+        )
+
+
+async def _profile(folder: Path, options: argparse.Namespace) -> str:
+    async with servers.valkey(folder / "valkey") as redis_socket:
+        return await profile_l1(folder, redis_socket, duration_s=20 * options.round_s)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _arguments()
+    console = Console(width=None if Console().is_terminal else 120)
+    with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
+        if options.profile:
+            console.out(uvloop.run(_profile(Path(name), options)), highlight=False)
+            return
+        report = uvloop.run(_measure(Path(name), options, console))
+    show(report, console)
+    if options.json is not None:
+        options.json.write_text(json.dumps(as_json(report), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The tables, and the same as JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+
+from tests.bench.measure import Spread, spread
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tests.bench.scale import Footprint, Invalidations, Starts
+    from tests.bench.speed import Results
+    from tests.bench.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that a run found."""
+
+    results: Results
+    starts: Starts
+    footprint: Footprint
+    invalidations: Invalidations
+    targets: list[Target]
+    rounds: int
+    round_s: float
+
+
+def show(report: Report, console: Console) -> None:
+    """Print all tables."""
+    console.print(_speed(report))
+    console.print(_scale(report))
+    console.print(_targets(report))
+
+
+def as_json(report: Report) -> dict[str, object]:
+    """Return the figures as JSON values, times in seconds, sizes in bytes."""
+    return {
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "rounds": report.rounds,
+        "round_s": report.round_s,
+        "speed": [
+            {
+                **asdict(case),
+                "p50_s": asdict(spread(samples.p50_s)),
+                "p99_s": asdict(spread(samples.p99_s)),
+                "per_s": asdict(spread(samples.per_s)),
+                "server_cpu_per_call_s": samples.cpu_per_call_s,
+                "calls": samples.calls,
+            }
+            for case, samples in report.results.items()
+        ],
+        "starts": asdict(report.starts),
+        "footprint": asdict(report.footprint),
+        "invalidations": asdict(report.invalidations),
+        "targets": [asdict(target) | {"verdict": target.verdict} for target in report.targets],
+    }
+
+
+def _speed(report: Report) -> Table:
+    table = Table(
+        title=f"Speed over the unix socket: medians of {report.rounds} rounds of "
+        f"{report.round_s:g} s (quartiles)",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("what")
+    table.add_column("generator")
+    for heading in ("in flight", "p50 µs", "p99 µs", "calls/s", "server CPU µs/call"):
+        table.add_column(heading, justify="right")
+    ordered = sorted(report.results, key=lambda case: (case.in_flight, case.generator))
+    for position, case in enumerate(ordered):
+        samples = report.results[case]
+        following = ordered[position + 1 : position + 2]
+        table.add_row(
+            case.name,
+            case.generator,
+            str(case.in_flight),
+            _around(spread(samples.p50_s), 1e6),
+            _around(spread(samples.p99_s), 1e6),
+            _around(spread(samples.per_s), 1),
+            f"{samples.cpu_per_call_s * 1e6:.0f}" if samples.cpu_per_call_s else "",
+            end_section=bool(following) and following[0].in_flight != case.in_flight,
+        )
+    return table
+
+
+def _scale(report: Report) -> Table:
+    table = Table(title="Memory, start, invalidation", box=box.SIMPLE_HEAD)
+    table.add_column("what")
+    table.add_column("", justify="right")
+    footprint, invalidations = report.footprint, report.invalidations
+    for name, weight in (
+        ("sidecar idle", footprint.idle),
+        (f"sidecar after {footprint.entries:,} entries", footprint.full),
+        ("its embedded Valkey idle", footprint.embedded_idle),
+        ("its embedded Valkey then", footprint.embedded_full),
+    ):
+        text = f"RSS {weight.rss_bytes / 1e6:.1f} MB, PSS {weight.pss_bytes / 1e6:.1f} MB"
+        table.add_row(name, text)
+    table.add_row(
+        "L1 then",
+        f"{footprint.l1_entries:,} entries, {footprint.l1_bytes / 2**20:.1f} of at most "
+        f"{footprint.l1_max_bytes / 2**20:.0f} MiB",
+    )
+    table.add_row("entries stored while filling", f"{footprint.fill_per_s:,.0f}/s")
+    starts = report.starts
+    table.add_row("start to SERVING, given Redis", f"{_around(starts.given_redis_s, 1e3)} ms")
+    table.add_row("start to SERVING, embedded Valkey", f"{_around(starts.embedded_s, 1e3)} ms")
+    table.add_row("Invalidate, masterplan of 1 entry", f"{_around(invalidations.one_s, 1e6)} µs")
+    table.add_row(
+        f"Invalidate, masterplan of {invalidations.entries:,} entries",
+        f"{_around(invalidations.many_s, 1e6)} µs (first {invalidations.first_many_s * 1e6:.0f})",
+    )
+    return table
+
+
+def _targets(report: Report) -> Table:
+    table = Table(title="Ratios and targets", box=box.SIMPLE_HEAD)
+    table.add_column("what")
+    table.add_column("found", justify="right")
+    table.add_column("wanted", justify="right")
+    table.add_column("verdict")
+    for target in report.targets:
+        style = "" if target.verdict in {"", "pass"} else "bold red"
+        table.add_row(
+            target.name,
+            f"{target.value:.2f}{target.unit}",
+            target.bound,
+            target.verdict,
+            style=style,
+        )
+    return table
+
+
+def _around(figures: Spread, scale: float) -> str:
+    low, median, high = (value * scale for value in (figures.low, figures.median, figures.high))
+    return f"{median:,.0f} ({low:,.0f} to {high:,.0f})"

@@ -1,0 +1,163 @@
+"""Runs the demo. Exits with 0 if all accounts agree, 1 if not, 130 after Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import anthropic
+import uvloop
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mge_cache import AsyncClient, Source, Timeouts
+from tests.bench import servers
+from tests.bench.processes import Process, StartError, python
+from tests.demo.accounts import compare, read_served
+from tests.demo.options import Options, parse
+from tests.demo.show import Outcome, show
+from tests.demo.texts import collect
+from tests.demo.work import NAMESPACE, Done, Explainer, Finished, work_through, zipf_sequence
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from rich.progress import TaskID
+
+_START_S = 20.0
+_PATIENT = Timeouts(get_s=5.0, set_s=5.0, stats_s=5.0)
+"""The demo's accounts must match to the call, on a machine that is busy too."""
+
+
+@contextlib.asynccontextmanager
+async def _messages_server(folder: Path, delay: float) -> AsyncIterator[str]:
+    """Run the Messages server; yields its base URL."""
+    command = python("tests.messages_server", "--delay", str(delay))
+    process = Process(command, log=folder / "messages.log")
+    try:
+        deadline = monotonic() + _START_S
+        while "\n" not in process.output():
+            if not process.running or monotonic() > deadline:
+                raise StartError(f"the Messages server does not start:\n{process.output()}")
+            await asyncio.sleep(0.02)
+        yield process.output().splitlines()[0]
+    finally:
+        process.stop()
+
+
+async def _run(options: Options, folder: Path, console: Console) -> Outcome:
+    with console.status("collecting functions of the standard library, starting servers"):
+        texts = collect(options.texts)
+        sequence = zipf_sequence(
+            calls=options.calls, texts=len(texts), exponent=options.zipf, seed=options.seed
+        )
+    async with (
+        _messages_server(folder, options.delay) as base_url,
+        servers.sidecar(folder, "sidecar", "--data-dir", str(folder / "data")) as sidecar,
+        # trust_env: no proxy and no other setting of this machine comes between.
+        anthropic.AsyncAnthropic(
+            base_url=base_url,
+            api_key="none-needed",
+            http_client=anthropic.DefaultAsyncHttpxClient(trust_env=False),
+        ) as provider,
+        AsyncClient(sidecar.target, timeouts=_PATIENT, fail_open=False) as cache,
+    ):
+        console.print(
+            f"{options.calls:,} calls about {len(texts):,} functions of the standard library "
+            f"(Zipf {options.zipf:g}), {options.concurrency} at once, delays x {options.delay:g}"
+        )
+        explainer = Explainer(provider, cache, texts)
+        sample = sequence if options.full else sequence[: options.sample]
+        bare = await _phase("without the cache", sample, explainer.without_cache, options, console)
+        before = read_served(base_url)
+        work = await _phase("with the cache", sequence, explainer.with_cache, options, console)
+        served = read_served(base_url).since(before)
+        stats = (await cache.stats(namespace=NAMESPACE)).layers[0]
+        comparisons = compare(stats, served, work, failures=cache.failures)
+    return Outcome(options, stats, work, bare, comparisons)
+
+
+async def _phase(
+    name: str,
+    sequence: list[int],
+    ask: Callable[[int], Awaitable[Done]],
+    options: Options,
+    console: Console,
+) -> Finished:
+    with Progress(
+        TextColumn("{task.description:18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[remark]}"),
+        console=console,
+    ) as progress:
+        task = progress.add_task(name, total=len(sequence), remark="")
+        return await work_through(
+            sequence,
+            ask,
+            concurrency=options.concurrency,
+            progress=_Remark(progress, task),
+        )
+
+
+class _Remark:
+    """Moves a progress bar, and says how many answers came from the cache."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+        self._hits = 0
+        self._saved_usd = 0.0
+
+    def __call__(self, done: Done) -> None:
+        remark = ""
+        if done.source is not Source.COMPUTED:
+            self._hits += 1
+            self._saved_usd += done.saved_usd
+        if self._hits:
+            remark = f"{self._hits:,} hits, ${self._saved_usd:.2f} saved"
+        self._progress.update(self._task, advance=1, remark=remark)
+
+
+async def _interruptible(options: Options, folder: Path, console: Console) -> Outcome:
+    """Run, and treat SIGTERM like Ctrl-C: no server is left behind."""
+    task = asyncio.ensure_future(_run(options, folder, console))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    options = parse()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="mge-demo-") as name:
+        try:
+            outcome = uvloop.run(_interruptible(options, Path(name), console))
+        except asyncio.CancelledError:
+            console.print("Interrupted; every server has been stopped.")
+            return 130
+        except StartError as error:
+            console.print(str(error), style="red", markup=False)
+            return 1
+    show(outcome, console)
+    return 0 if all(each.agrees for each in outcome.comparisons) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The work: calls of the Messages API through the real SDK, with the cache in front of it or not."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from mge_cache import Answer, PromptRequest, Source, Usage
+from tests.messages_server.answers import bill_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from anthropic import AsyncAnthropic
+
+    from mge_cache import AsyncClient
+    from tests.demo.texts import Text
+
+MODEL = "claude-sonnet-4-5"
+NAMESPACE = "demo"
+MAX_TOKENS = 400
+SYSTEM = "You explain code to a colleague, in a few sentences."
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A call: which text it was about, where the answer came from, and how long it took.
+
+    ``price_usd`` is what the answer costs when it is computed, by the tokens that were counted.
+    """
+
+    text: int
+    source: Source
+    latency_s: float
+    price_usd: float
+    saved_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """All calls, in the order in which they ended, and the time they took together."""
+
+    calls: list[Done]
+    elapsed_s: float
+
+
+def zipf_sequence(*, calls: int, texts: int, exponent: float, seed: int) -> list[int]:
+    """Choose a text for each call, by Zipf's law.
+
+    The text of rank r has a weight of 1 / r ** exponent; which text has which rank is random.
+    """
+    chance = random.Random(seed)
+    ranks = list(range(texts))
+    chance.shuffle(ranks)
+    weights = [1 / rank**exponent for rank in range(1, texts + 1)]
+    return chance.choices(ranks, weights, k=calls)
+
+
+class Explainer:
+    """Has functions explained. One event loop."""
+
+    def __init__(self, provider: AsyncAnthropic, cache: AsyncClient, texts: Sequence[Text]) -> None:
+        self._provider = provider
+        self._cache = cache
+        self._texts = texts
+
+    async def with_cache(self, text: int) -> Done:
+        """Explain one, unless that has been done before."""
+        prompt = self._texts[text].prompt
+        request = PromptRequest(
+            model=MODEL,
+            prompt=prompt,
+            parameters={"max_tokens": MAX_TOKENS, "system": SYSTEM},
+            namespace=NAMESPACE,
+        )
+        start = perf_counter()
+        answer = await self._cache.get_or_compute(
+            request, lambda: self._explain(prompt), masterplan="explain the standard library"
+        )
+        latency_s = perf_counter() - start
+        return Done(text, answer.source, latency_s, _price_usd(answer), answer.cost_saved_usd)
+
+    async def without_cache(self, text: int) -> Done:
+        """Explain one."""
+        start = perf_counter()
+        answer = await self._explain(self._texts[text].prompt)
+        latency_s = perf_counter() - start
+        return Done(text, Source.COMPUTED, latency_s, _price_usd(answer), 0.0)
+
+    async def _explain(self, prompt: str) -> Answer:
+        message = await self._provider.messages.create(
+            model=MODEL,
+            max_tokens=MAX_TOKENS,
+            system=SYSTEM,
+            messages=[{"role": "user", "content": prompt}],
+        )
+        text = "".join(block.text for block in message.content if block.type == "text")
+        usage = Usage(
+            input_tokens=message.usage.input_tokens, output_tokens=message.usage.output_tokens
+        )
+        return Answer.from_text(text, usage=usage)
+
+
+async def work_through(
+    sequence: Iterable[int],
+    ask: Callable[[int], Awaitable[Done]],
+    *,
+    concurrency: int,
+    progress: Callable[[Done], None],
+) -> Finished:
+    """Make the calls in their order, ``concurrency`` of them at once."""
+    calls: list[Done] = []
+    remaining = iter(sequence)
+
+    async def worker() -> None:
+        for text in remaining:
+            done = await ask(text)
+            calls.append(done)
+            progress(done)
+
+    start = perf_counter()
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(concurrency):
+            workers.create_task(worker())
+    return Finished(calls, perf_counter() - start)
+
+
+def _price_usd(answer: Answer) -> float:
+    usage = answer.usage or Usage()
+    return bill_usd(MODEL, usage.input_tokens, usage.output_tokens)

@@ -1,0 +1,51 @@
+"""Runs the server: ``python -m tests.messages_server --port 0 --delay 1``.
+
+Prints its base URL on a line of its own once it listens; stops at SIGTERM, SIGINT, or when its
+standard input is closed (so that it never outlives the program that started it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+
+import uvicorn
+
+from tests.messages_server.app import MessagesServer
+
+
+async def _serve(listener: socket.socket, delay: float) -> None:
+    config = uvicorn.Config(
+        MessagesServer(delay=delay).app(), log_level="warning", lifespan="off", access_log=False
+    )
+    server = uvicorn.Server(config)
+
+    def parent_gone() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    if not sys.stdin.isatty():
+        loop.add_reader(sys.stdin.fileno(), parent_gone)
+    await server.serve(sockets=[listener])
+
+
+def main() -> None:
+    """Parse the arguments and serve."""
+    parser = argparse.ArgumentParser(prog="python -m tests.messages_server", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (0: any free)")
+    parser.add_argument("--delay", type=float, default=1.0, help="scale of the delays (0: none)")
+    options = parser.parse_args()
+    listener = socket.create_server(("127.0.0.1", options.port), backlog=1024)
+    host, port = listener.getsockname()
+    sys.stdout.write(f"http://{host}:{port}\n")
+    sys.stdout.flush()
+    asyncio.run(_serve(listener, options.delay))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""A sidecar in memory, behind a real gRPC server, that can be told to misbehave.
+
+It keeps the contract's promises on look-ups, leases and waiting, and nothing else of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import grpc
+
+from mge_cache.v1 import cache_service_pb2 as pb
+from mge_cache.v1.cache_service_pb2_grpc import (
+    CacheServiceServicer,
+    add_CacheServiceServicer_to_server,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    Context = grpc.aio.ServicerContext[object, object]
+
+TICK = 1_700_000_000_000_000
+
+
+class SidecarDouble(CacheServiceServicer):
+    """Remembers what it was sent. Everything runs in one event loop."""
+
+    def __init__(self) -> None:
+        self.gets: list[pb.GetPromptRequest] = []
+        self.sets: list[pb.SetPromptRequest] = []
+        self.holds: list[pb.HoldLeaseRequest] = []
+        self.invalidations: list[pb.InvalidateRequest] = []
+        self.open_holds = 0
+        self.waiting = 0
+        self.hangs: set[str] = set()
+        self.fails: dict[str, tuple[grpc.StatusCode, str]] = {}
+        self.degraded = False
+        self.entries: dict[bytes, pb.SetPromptRequest] = {}
+        self.leases: dict[bytes, bytes] = {}
+        self._changed = asyncio.Condition()
+        self._granted = 0
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str) -> str:
+        """Listen on host:port (0: any free port) or unix:path; returns what to connect to."""
+        # Without this, a second server could share a port that a stopped one has not yet let go of.
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        add_CacheServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port(address)
+        await self._server.start()
+        return address if address.startswith("unix:") else f"127.0.0.1:{port}"
+
+    async def stop(self) -> None:
+        """Stop at once: calls in flight fail."""
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def give_up(self, key: bytes) -> None:
+        """Hand a lease on, as if its holder had died."""
+        async with self._changed:
+            self.leases.pop(key, None)
+            self._changed.notify_all()
+
+    async def GetPrompt(  # noqa: N802 - the contract's name
+        self, request: pb.GetPromptRequest, context: Context
+    ) -> pb.GetPromptResponse:
+        self.gets.append(request)
+        await self._misbehave("GetPrompt", context)
+        if self.degraded:
+            return pb.GetPromptResponse(miss=pb.PromptMiss(degraded=True))
+        key = request.identity.key
+        waited = False
+        async with self._changed:
+            if key in self.leases and request.HasField("wait") and not request.peek:
+                waited = True
+                self.waiting += 1
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(request.wait.ToTimedelta().total_seconds()):
+                        await self._changed.wait_for(lambda: key not in self.leases)
+                self.waiting -= 1
+            return self._found(request, waited=waited)
+
+    async def SetPrompt(  # noqa: N802
+        self, request: pb.SetPromptRequest, context: Context
+    ) -> pb.SetPromptResponse:
+        self.sets.append(request)
+        await self._misbehave("SetPrompt", context)
+        key = request.identity.key
+        async with self._changed:
+            self.entries[key] = request
+            self.leases.pop(key, None)
+            self._changed.notify_all()
+        response = pb.SetPromptResponse(status=pb.SET_STATUS_STORED, cost_usd=request.cost_usd)
+        response.ttl.FromSeconds(request.ttl.seconds or 86400)
+        return response
+
+    async def HoldLease(  # noqa: N802
+        self, request: pb.HoldLeaseRequest, context: Context
+    ) -> AsyncIterator[pb.HoldLeaseResponse]:
+        self.holds.append(request)
+        await self._misbehave("HoldLease", context)
+        keys = [key for key, lease in self.leases.items() if lease == request.lease]
+        self.open_holds += 1
+        try:
+            yield pb.HoldLeaseResponse(state=pb.LEASE_STATE_HELD)
+            async with self._changed:
+                await self._changed.wait_for(
+                    lambda: request.lease not in self.leases.values(),
+                )
+            yield pb.HoldLeaseResponse(state=pb.LEASE_STATE_FULFILLED)
+        finally:
+            self.open_holds -= 1
+            for key in keys:
+                if self.leases.get(key) == request.lease:
+                    await self.give_up(key)
+
+    async def Invalidate(  # noqa: N802
+        self, request: pb.InvalidateRequest, context: Context
+    ) -> pb.InvalidateResponse:
+        self.invalidations.append(request)
+        await self._misbehave("Invalidate", context)
+        return pb.InvalidateResponse(tick=TICK)
+
+    async def Stats(  # noqa: N802
+        self, request: pb.StatsRequest, context: Context
+    ) -> pb.StatsResponse:
+        await self._misbehave("Stats", context)
+        layer = pb.LayerStats(cache_layer="llm", total_hits=3, errors_by_operation={"lookup": 2})
+        return pb.StatsResponse(
+            layers=[layer],
+            l1=pb.L1Stats(bytes=5),
+            store=pb.StoreStats(kind="memory", available=True),
+            unpriced_models=[request.namespace],
+        )
+
+    async def _misbehave(self, method: str, context: Context) -> None:
+        if method in self.hangs:
+            await asyncio.Event().wait()
+        if method in self.fails:
+            await context.abort(*self.fails[method])
+
+    def _found(self, request: pb.GetPromptRequest, *, waited: bool) -> pb.GetPromptResponse:
+        key = request.identity.key
+        entry = self.entries.get(key)
+        if entry is not None:
+            hit = pb.PromptHit(
+                answer=entry.answer,
+                content_type=entry.content_type,
+                cost_saved_usd=entry.cost_usd,
+                layer=pb.HIT_LAYER_FLIGHT if waited else pb.HIT_LAYER_L1,
+            )
+            if entry.HasField("usage"):
+                hit.usage.CopyFrom(entry.usage)
+            hit.age.FromMilliseconds(1500)
+            hit.remaining_ttl.FromSeconds(60)
+            return pb.GetPromptResponse(hit=hit)
+        miss = pb.PromptMiss(in_progress=key in self.leases)
+        if not request.peek and key not in self.leases:
+            self._granted += 1
+            miss.lease = self.leases[key] = b"lease-%d" % self._granted
+            miss.lease_ttl.CopyFrom(request.lease_ttl)
+        return pb.GetPromptResponse(miss=miss)

@@ -1,0 +1,128 @@
+"""Fixtures: one server of each kind for a whole run (of an xdist worker), and fresh names in it.
+
+A folder's conftest.py imports what it needs: ``from tests.servers.fixtures import *  # noqa: F403``.
+A test that breaks a server makes one of its own: ``own_server("redis7")``.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import pytest
+
+from tests.servers import (
+    MissingServerError,
+    RedisCluster,
+    RedisSentinel,
+    RedisServer,
+    TlsFiles,
+    make_tls_files,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = [
+    "SERVER_KINDS",
+    "key_prefix",
+    "own_server",
+    "servers",
+    "tls_files",
+]
+
+SERVER_KINDS = ("valkey9", "redis8", "redis7", "sentinel", "cluster")
+
+
+class _Startable(Protocol):
+    def start(self) -> object: ...
+
+    def close(self) -> None: ...
+
+
+_S = TypeVar("_S", bound=_Startable)
+
+
+def require(make: Callable[[], _S]) -> _S:
+    """Make a server; where it is not installed, skip (or fail, if MGE_CACHE_REQUIRE_SERVERS=1)."""
+    try:
+        return make()
+    except MissingServerError as missing:
+        if os.environ.get("MGE_CACHE_REQUIRE_SERVERS") == "1":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+
+
+class Servers:
+    """Starts a server of a kind when it is first asked for, and keeps it."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._started: dict[str, Any] = {}
+
+    def url(self, kind: str) -> str:
+        """Return the URL of the server of a kind (see SERVER_KINDS)."""
+        if kind == "sentinel":
+            return self.sentinel().url
+        if kind == "cluster":
+            return self.cluster().url
+        return self.single(kind).unix_url
+
+    def single(self, kind: str) -> RedisServer:
+        """Return the server of "valkey9", "redis8" or "redis7"."""
+        return self._get(kind, lambda: RedisServer(kind))
+
+    def sentinel(self) -> RedisSentinel:
+        """Return a primary and a replica with a sentinel."""
+        return self._get("sentinel", RedisSentinel)
+
+    def cluster(self) -> RedisCluster:
+        """Return a cluster of three primaries."""
+        return self._get("cluster", RedisCluster)
+
+    def _get(self, name: str, make: Callable[[], _S]) -> _S:
+        if name not in self._started:
+            server = require(make)
+            self._stack.callback(server.close)
+            server.start()
+            self._started[name] = server
+        started: _S = self._started[name]
+        return started
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The servers that tests share. Use a ``key_prefix`` of your own, and leave them as they were."""
+    with ExitStack() as stack:
+        yield Servers(stack)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Callable[..., RedisServer]]:
+    """Make servers (the arguments are RedisServer's) that are running, and only this test's."""
+    with ExitStack() as stack:
+
+        def make(kind: str = "valkey9", **options: Any) -> RedisServer:
+            server = require(lambda: RedisServer(kind, **options))
+            stack.callback(server.close)
+            return server.start()
+
+        yield make
+
+
+@pytest.fixture
+def key_prefix() -> str:
+    """A prefix of Redis keys that no other test has."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """Certificates for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
+    try:
+        return make_tls_files(folder)
+    except MissingServerError as missing:
+        pytest.skip(str(missing))

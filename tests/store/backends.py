@@ -1,0 +1,87 @@
+"""What the contract suite runs over: each backend makes stores on the same data."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from mge_cache_server.config import Settings
+from mge_cache_server.keys import KeyNames
+from mge_cache_server.memory_store import MemoryStore
+from mge_cache_server.redis_store import RedisStore
+from mge_cache_server.redis_store_connect import connect
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from redis.asyncio import Redis
+
+    from mge_cache_server.store import Store
+
+FEED_TIMEOUT_S = 0.4
+
+
+class Backend(Protocol):
+    """Data that any number of stores share, as those of several sidecars do."""
+
+    def store(self) -> Store:
+        """Make another store on the data. The caller closes it."""
+
+    async def plant_epoch(self, namespace: str, tag: str, tick: int) -> None:
+        """Write an epoch of another time past the store. The namespace has a clock already."""
+
+    async def lose_clock(self, namespace: str) -> None:
+        """Remove a namespace's clock and epochs, as a server that lost its data does."""
+
+
+class MemoryBackend:
+    def __init__(self) -> None:
+        self._first = MemoryStore(alive_s=FEED_TIMEOUT_S / 4)
+
+    def store(self) -> Store:
+        return self._first.sibling()
+
+    async def plant_epoch(self, namespace: str, tag: str, tick: int) -> None:
+        self._first._data.namespaces[namespace].epochs[tag] = tick
+
+    async def lose_clock(self, namespace: str) -> None:
+        del self._first._data.namespaces[namespace]
+
+
+@dataclass(frozen=True, slots=True)
+class RedisBackend:
+    """A server or a deployment of several, and a prefix in it that nobody else uses."""
+
+    url: str
+    key_prefix: str
+    observed: list[str] = field(default_factory=list)
+
+    @property
+    def settings(self) -> Settings:
+        # A deadline that a busy machine keeps: how short it is, is another suite's business.
+        return Settings(
+            redis_url=self.url,
+            key_prefix=self.key_prefix,
+            store_timeout_s=10.0,
+            feed_timeout_s=FEED_TIMEOUT_S,
+        )
+
+    def store(self) -> Store:
+        return RedisStore(self.settings, observe=lambda name, _: self.observed.append(name))
+
+    async def plant_epoch(self, namespace: str, tag: str, tick: int) -> None:
+        async with self._client() as client:
+            await client.zadd(KeyNames(self.key_prefix).epochs(namespace), {tag: tick})
+
+    async def lose_clock(self, namespace: str) -> None:
+        async with self._client() as client:
+            await client.delete(KeyNames(self.key_prefix).epochs(namespace))
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[Redis]:
+        client = connect(self.settings)
+        try:
+            yield client  # type: ignore[misc]  # a RedisCluster has the same commands
+        finally:
+            await client.aclose()

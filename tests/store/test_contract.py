@@ -1,0 +1,317 @@
+"""The contract of ``Store``'s records and leases, over every implementation and server."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from mge_cache_server.model import EntryKey
+from mge_cache_server.store import LeaseOffer, Lookup
+from tests.store.listener import listening
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from mge_cache_server.store import Store
+
+KEY = EntryKey("ns", bytes(range(32)))
+RECORD = b"\x01header: the rest of the record"
+HEADER = b"\x01header"
+OURS = LeaseOffer(b"o" * 16, 60.0)
+THEIRS = LeaseOffer(b"t" * 16, 60.0)
+NOTHING = Lookup(None, 0.0, granted=False)
+GRANTED = Lookup(None, 0.0, granted=True)
+
+BINARY = {
+    "one zero byte": b"\0",
+    "every byte": bytes(range(256)),
+    "line ends": b"\r\n$-1\r\n\n\r",
+    "not UTF-8": b"\xff\xfe\xc3\x28",
+    "8 MiB": random.Random(1).randbytes(8 * 1024 * 1024),
+}
+
+
+async def test_nothing_is_found_where_nothing_was_put(store: Store) -> None:
+    assert await store.lookup(KEY) == NOTHING
+    assert store.available
+
+
+async def test_a_record_is_found_by_every_sidecar(store: Store, other: Store) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    for each in (store, other):
+        found = await each.lookup(KEY)
+        assert found.record == RECORD
+        assert not found.granted
+
+
+async def test_a_record_is_found_instead_of_a_lease(store: Store) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    found = await store.lookup(KEY, OURS)
+    assert (found.record, found.granted) == (RECORD, False)
+    assert await store.lookup(KEY, reject=HEADER) == NOTHING  # and no lease was taken
+
+
+@pytest.mark.parametrize("record", BINARY.values(), ids=BINARY.keys())
+async def test_records_come_back_byte_for_byte(store: Store, record: bytes) -> None:
+    await store.put(KEY, record, 60.0)
+    # Not `==` in the assertion: a failure would spend minutes on a diff of 8 MiB.
+    same = (await store.lookup(KEY)).record == record
+    assert same
+
+
+async def test_a_later_record_takes_the_place_of_an_earlier_one(store: Store, other: Store) -> None:
+    await store.put(KEY, b"first", 5.0)
+    await other.put(KEY, b"second", 60.0)
+    found = await store.lookup(KEY)
+    assert found.record == b"second"
+    assert 50.0 < found.remaining_s <= 60.0
+
+
+async def test_the_store_tells_the_time_to_live(store: Store, other: Store) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    first = await other.lookup(KEY)
+    assert 50.0 < first.remaining_s <= 60.0
+    later = await eventually(lambda: _shorter_than(other, first.remaining_s))
+    assert later.remaining_s < first.remaining_s  # look-ups do not extend it
+
+
+async def _shorter_than(store: Store, remaining_s: float) -> Lookup | None:
+    found = await store.lookup(KEY)
+    return found if found.remaining_s < remaining_s else None
+
+
+async def test_a_record_expires(store: Store, other: Store) -> None:
+    await store.put(KEY, RECORD, 0.03)
+    await eventually(lambda: _is(other, NOTHING))
+    assert await store.lookup(KEY, OURS) == GRANTED
+
+
+async def _is(store: Store, expected: Lookup) -> bool:
+    return await store.lookup(KEY) == expected
+
+
+async def test_keys_and_namespaces_do_not_mix(store: Store) -> None:
+    elsewhere = [
+        EntryKey("n", KEY.digest),
+        EntryKey("ns2", KEY.digest),
+        EntryKey("NS", KEY.digest),
+        EntryKey("ns", KEY.digest[::-1]),
+    ]
+    await store.put(KEY, RECORD, 60.0)
+    for key in elsewhere:
+        assert await store.lookup(key, OURS) == GRANTED
+    other_key = EntryKey("ns.2", KEY.digest)
+    assert await store.lookup(other_key, reject=HEADER) == NOTHING
+    assert (await store.lookup(KEY)).record == RECORD
+
+
+async def test_a_lease_is_granted_once(store: Store, other: Store) -> None:
+    assert await store.lookup(KEY, OURS) == GRANTED
+    refused = await other.lookup(KEY, THEIRS)
+    assert (refused.record, refused.granted) == (None, False)
+    assert 50.0 < refused.remaining_s <= 60.0
+
+
+async def test_a_look_up_without_an_offer_sees_the_lease_and_leaves_it(
+    store: Store, other: Store
+) -> None:
+    await store.lookup(KEY, OURS)
+    seen = await other.lookup(KEY)
+    assert (seen.record, seen.granted) == (None, False)
+    assert 50.0 < seen.remaining_s <= 60.0
+    assert await store.renew_lease(KEY, OURS.token, 60.0)
+
+
+async def test_a_repeated_offer_gets_its_lease_again(store: Store) -> None:
+    assert await store.lookup(KEY, OURS) == GRANTED
+    assert await store.lookup(KEY, OURS) == GRANTED
+
+
+async def test_of_many_concurrent_offers_one_is_granted(store: Store, other: Store) -> None:
+    offers = [LeaseOffer(number.to_bytes(16), 60.0) for number in range(100)]
+    stores = (store, other)
+    found = await asyncio.gather(
+        *(stores[number % 2].lookup(KEY, offer) for number, offer in enumerate(offers))
+    )
+    assert sum(each.granted for each in found) == 1
+
+
+async def test_a_lease_expires(store: Store, other: Store) -> None:
+    await store.lookup(KEY, LeaseOffer(OURS.token, 0.03))
+    await eventually(lambda: _granted(other, THEIRS))
+    assert not await store.renew_lease(KEY, OURS.token, 60.0)
+
+
+async def _granted(store: Store, offer: LeaseOffer) -> bool:
+    return (await store.lookup(KEY, offer)).granted
+
+
+async def test_a_lease_is_renewed_by_its_holder_only(store: Store, other: Store) -> None:
+    await store.lookup(KEY, LeaseOffer(OURS.token, 10.0))
+    assert not await other.renew_lease(KEY, THEIRS.token, 60.0)
+    assert (await other.lookup(KEY)).remaining_s <= 10.0
+    assert await other.renew_lease(KEY, OURS.token, 60.0)  # by whichever sidecar
+    assert 50.0 < (await store.lookup(KEY)).remaining_s <= 60.0
+
+
+async def test_a_renewal_counts_from_now(store: Store) -> None:
+    await store.lookup(KEY, OURS)
+    assert await store.renew_lease(KEY, OURS.token, 0.03)
+    await eventually(lambda: _granted(store, THEIRS))
+
+
+async def test_a_lease_that_nobody_waits_for_can_be_renewed_after_somebody_has(
+    store: Store, other: Store
+) -> None:
+    await store.lookup(KEY, OURS)
+    await other.lookup(KEY, THEIRS)
+    assert await store.renew_lease(KEY, OURS.token, 60.0)
+    assert await store.lookup(KEY, OURS) == GRANTED
+
+
+async def test_no_lease_is_renewed_where_none_is(store: Store) -> None:
+    assert not await store.renew_lease(KEY, OURS.token, 60.0)
+    assert await store.lookup(KEY) == NOTHING
+
+
+async def test_a_released_lease_is_free(store: Store, other: Store) -> None:
+    await store.lookup(KEY, OURS)
+    await store.release_lease(KEY, OURS.token)
+    assert await other.lookup(KEY, THEIRS) == GRANTED
+    await store.release_lease(KEY, OURS.token)  # again: it is not ours any more
+    assert not (await store.lookup(KEY, OURS)).granted
+
+
+async def test_a_lease_is_released_by_its_holder_only(store: Store, other: Store) -> None:
+    await store.lookup(KEY, OURS)
+    await other.release_lease(KEY, THEIRS.token)
+    assert not (await other.lookup(KEY, THEIRS)).granted
+
+
+async def test_put_ends_the_lease_of_its_token(store: Store, other: Store) -> None:
+    await store.lookup(KEY, OURS)
+    await store.put(KEY, RECORD, 60.0, OURS.token)
+    assert not await store.renew_lease(KEY, OURS.token, 60.0)
+    assert await other.lookup(KEY, THEIRS, HEADER) == GRANTED
+
+
+@pytest.mark.parametrize("token", [b"", THEIRS.token], ids=["none", "another"])
+async def test_put_leaves_the_lease_of_another_token(store: Store, token: bytes) -> None:
+    await store.lookup(KEY, OURS)
+    await store.put(KEY, RECORD, 60.0, token)
+    assert await store.renew_lease(KEY, OURS.token, 60.0)
+    assert not (await store.lookup(KEY, THEIRS, HEADER)).granted
+
+
+@pytest.mark.parametrize("token", [OURS.token, b""], ids=["the holder's", "none"])
+async def test_put_wakes_who_waits(store: Store, other: Store, token: bytes) -> None:
+    await store.lookup(KEY, OURS)
+    async with listening(other) as listener:
+        await other.lookup(KEY, THEIRS)
+        await store.put(KEY, RECORD, 60.0, token)
+        await eventually(lambda: listener.settled)
+        assert [event.key for event in listener.settled] == [KEY]
+        assert (await other.lookup(KEY)).record == RECORD
+
+
+async def test_release_wakes_who_waits(store: Store, other: Store) -> None:
+    await store.lookup(KEY, OURS)
+    async with listening(other) as listener:
+        await other.lookup(KEY, THEIRS)
+        await store.release_lease(KEY, OURS.token)
+        await eventually(lambda: listener.settled)
+        assert [event.key for event in listener.settled] == [KEY]
+        assert await other.lookup(KEY, THEIRS) == GRANTED
+
+
+async def test_who_waits_is_remembered_over_a_renewal(store: Store, other: Store) -> None:
+    await store.lookup(KEY, OURS)
+    async with listening(other) as listener:
+        await other.lookup(KEY, THEIRS)
+        await store.renew_lease(KEY, OURS.token, 30.0)
+        await store.put(KEY, RECORD, 60.0, OURS.token)
+        await eventually(lambda: listener.settled)
+
+
+async def test_nobody_is_woken_who_did_not_wait(store: Store, other: Store) -> None:
+    waited_for = EntryKey("ns", KEY.digest[::-1])
+    async with listening(other) as listener:
+        await store.lookup(KEY, OURS)
+        await other.lookup(KEY)  # looks, but does not want the lease
+        await other.release_lease(KEY, THEIRS.token)
+        await store.put(KEY, RECORD, 60.0, OURS.token)
+        await store.lookup(waited_for, OURS)
+        await other.lookup(waited_for, THEIRS)
+        await store.put(waited_for, RECORD, 60.0, OURS.token)
+        await eventually(lambda: listener.settled)
+        assert [event.key for event in listener.settled] == [waited_for]
+
+
+async def test_a_rejected_record_is_dropped_and_the_lease_granted_at_once(
+    store: Store, other: Store
+) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    assert await store.lookup(KEY, OURS, HEADER) == GRANTED
+    seen = await other.lookup(KEY)
+    assert (seen.record, seen.granted) == (None, False)
+    assert seen.remaining_s > 50.0
+
+
+async def test_a_record_is_rejected_without_an_offer_too(store: Store, other: Store) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    assert await store.lookup(KEY, reject=RECORD) == NOTHING
+    assert await other.lookup(KEY) == NOTHING
+
+
+@pytest.mark.parametrize(
+    "reject",
+    [b"", b"\x02header", HEADER[1:], HEADER + b".", RECORD + b"!"],
+    ids=["nothing", "another", "its middle", "longer header", "longer than the record"],
+)
+async def test_a_record_is_kept_unless_it_begins_with_what_is_rejected(
+    store: Store, reject: bytes
+) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    assert (await store.lookup(KEY, OURS, reject)).record == RECORD
+    assert (await store.lookup(KEY)).record == RECORD
+
+
+async def test_of_many_who_reject_a_record_one_gets_the_lease(store: Store, other: Store) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    stores = (store, other)
+    found = await asyncio.gather(
+        *(
+            stores[number % 2].lookup(KEY, LeaseOffer(number.to_bytes(16), 60.0), HEADER)
+            for number in range(40)
+        )
+    )
+    assert sum(each.granted for each in found) == 1
+    assert all(each.record is None for each in found)
+
+
+async def test_scan_yields_the_records_of_one_namespace(store: Store, other: Store) -> None:
+    expected = {number.to_bytes(32): f"record {number}".encode() for number in range(50)}
+    for digest, record in expected.items():
+        await store.put(EntryKey("scanned", digest), record, 60.0)
+    for namespace in ("scanned2", "scanne", "2.scanned"):
+        await store.put(EntryKey(namespace, KEY.digest), RECORD, 60.0)
+    await store.put(EntryKey("scanned", b"\xff" * 32), RECORD, 0.02)
+    await store.lookup(EntryKey("scanned", b"\xfe" * 32), OURS)  # a lease is no record
+    await store.advance("scanned", ["tag:x"])
+
+    async def everything_but_the_expired() -> dict[bytes, tuple[bytes, float]]:
+        found = {
+            digest: (record, left_s) async for digest, record, left_s in other.scan("scanned")
+        }
+        return {} if b"\xff" * 32 in found else found
+
+    found = await eventually(everything_but_the_expired)
+    assert {digest: record for digest, (record, _) in found.items()} == expected
+    assert all(50.0 < left_s <= 60.0 for _, left_s in found.values())
+
+
+async def test_scan_of_an_empty_namespace_yields_nothing(store: Store) -> None:
+    await store.put(KEY, RECORD, 60.0)
+    assert [found async for found in store.scan("empty")] == []

