@@ -6,7 +6,7 @@ one to begin with.
 
 from __future__ import annotations
 
-from mge_cache._json import Json, canonical_json
+from mge_cache._json import canonical_json
 from mge_cache._key import json_parameters, prompt_key
 from mge_cache._types import (
     Answer,
@@ -48,7 +48,6 @@ __all__ = [
     "Hit",
     "InternalError",
     "InvalidRequestError",
-    "Json",
     "L1Stats",
     "LayerStats",
     "Lease",

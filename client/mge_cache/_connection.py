@@ -58,7 +58,7 @@ class Connection:
                 raise
             raise ClientClosedError("the client is closed") from exc
 
-    def hold(self, message: pb.HoldLeaseRequest) -> grpc.RpcContext:
+    def hold(self, message: pb.HoldLeaseRequest) -> grpc.CallIterator[pb.HoldLeaseResponse]:
         """Open HoldLease, for the caller to cancel."""
         try:
             return self.stub.HoldLease(message)

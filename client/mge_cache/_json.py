@@ -9,9 +9,6 @@ from decimal import Decimal
 
 from mge_cache.errors import InvalidRequestError
 
-Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
-"""What has a JSON form. Sequences are lists and tuples."""
-
 DEPTH_MAX = 128
 """How deep lists and objects may be nested."""
 
@@ -19,8 +16,8 @@ _EXPONENT_MAX = 21
 _EXPONENT_MIN = -6
 
 
-def canonical_json(value: Json, *, field: str = "value") -> str:
-    """Write a value as RFC 8785 demands.
+def canonical_json(value: object, *, field: str = "value") -> str:
+    """Write a value as RFC 8785 demands: None, bool, int, float, str, list, tuple or mapping.
 
     Members are sorted by the UTF-16 code units of their names, floats are written as ECMAScript
     writes them (1.0 as ``1``, 1e21 as ``1e+21``), and there is no white space. Beyond the RFC, an

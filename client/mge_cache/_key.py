@@ -16,8 +16,6 @@ from mge_cache.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mge_cache._json import Json
-
 KEY_BYTES = 32
 DEFAULT_NAMESPACE = "default"
 
@@ -76,7 +74,7 @@ def encode_identity(
     return b"".join(part for field in fields for part in (_COUNT.pack(len(field)), field))
 
 
-def json_parameters(parameters: Mapping[str, Json]) -> dict[str, str]:
+def json_parameters(parameters: Mapping[str, object]) -> dict[str, str]:
     """Write each parameter's value as canonical JSON text."""
     return {
         name: canonical_json(value, field=f"parameters[{name!r}]")

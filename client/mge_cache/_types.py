@@ -16,8 +16,6 @@ from mge_cache.errors import InvalidRequestError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mge_cache._json import Json
-
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -35,7 +33,7 @@ class PromptRequest:
     model: str = field(compare=False)
     prompt: str = field(default="", repr=False, compare=False)
     temperature: float | None = field(default=None, compare=False)
-    parameters: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
+    parameters: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
     namespace: str = field(default=DEFAULT_NAMESPACE, compare=False)
     key: bytes = field(init=False, repr=False)
     """The canonical key, 32 bytes."""

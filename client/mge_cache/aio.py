@@ -167,9 +167,9 @@ class AsyncClient:
         call = self.stub.HoldLease(message)
         held = asyncio.ensure_future(call.wait_for_connection())
         held.add_done_callback(_note_outcome)
-        # One turn of the loop sends it, so that a computation that blocks the loop is covered too.
-        await asyncio.sleep(0)
         try:
+            # One turn of the loop sends it, so that a computation that blocks the loop is covered.
+            await asyncio.sleep(0)
             yield
         finally:
             # A call that is cancelled before the sidecar has seen it hands nothing over.

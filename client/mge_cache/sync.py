@@ -170,7 +170,7 @@ class Client:
             hanging.start()
             call.initial_metadata()
             hanging.cancel()
-            call.cancel()
+            call.cancel()  # type: ignore[no-untyped-call]
 
     def invalidate(
         self,

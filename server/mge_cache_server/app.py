@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
-
 from mge_cache_server.config_parse import split_address
 from mge_cache_server.counts import Counts
 from mge_cache_server.epochs import Epochs
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from mge_cache_server.config import Settings
     from mge_cache_server.embedded import EmbeddedValkey
     from mge_cache_server.store import Store
+
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
@@ -105,7 +105,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     # Metrics report on the store, and the store is measured by metrics.
     observers: list[Metrics] = []
     store = open_store(
-        settings, observe=lambda name, seconds: observers[0].store_operation(name, seconds)
+        settings, observe=observers[0].store_operation
     )
     epochs = Epochs(
         store,
@@ -115,7 +115,6 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     )
     reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, version=__version__)
     metrics = Metrics(reporter)
-    observers.append(metrics)
     prompts = PromptCache(
         store=store, l1=l1, epochs=epochs, counts=counts, policy=_policy(settings)
     )

@@ -48,7 +48,9 @@ def encode(entry: Entry) -> bytes:
     parts.append(answer.body)
     body = b"".join(parts)
     count = len(entry.tags)
-    crc = zlib.crc32(body, zlib.crc32(_HEADER.pack(_VERSION, count, 0, entry.tick, entry.created_ms)))
+    crc = zlib.crc32(
+        body, zlib.crc32(_HEADER.pack(_VERSION, count, 0, entry.tick, entry.created_ms))
+    )
     return _HEADER.pack(_VERSION, count, crc, entry.tick, entry.created_ms) + body
 
 

@@ -76,7 +76,7 @@ class Counts:
         return layers[layer]
 
     def total(self, layer: str, namespace: str = "") -> LayerCounts:
-        """Return a copy of a layer's counts in ``namespace``, or summed over all if that is empty."""
+        """Return a copy of a layer's counts in ``namespace``; if empty, summed over all."""
         chosen: Iterable[dict[str, LayerCounts]]
         if namespace:
             known = self._by_namespace.get(namespace)

@@ -160,7 +160,8 @@ class EmbeddedValkey:
             raise EmbeddedError(f"a server that still uses the folder {self._dir} does not end")
 
     async def _launch(self, binary: Path) -> None:
-        with (self._dir / _LOG).open("ab") as log:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+        with os.fdopen(os.open(self._dir / _LOG, flags, 0o600), "ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", "-c", _BECOME_SERVER, str(os.getpid()), str(binary)),
                 *_arguments(self._maxmemory_bytes),
@@ -190,7 +191,7 @@ class EmbeddedValkey:
             pause_s = min(pause_s * 1.5, 0.05)
         if not reply.startswith(b"-LOADING"):
             raise EmbeddedError(f"valkey-server did not answer within {self._start_s:g} s")
-        _log.warning("the embedded Valkey is still loading its data")
+        _log.warning("embedded Valkey is still loading its data")
 
     async def _supervise(self, binary: Path) -> None:
         pause_s = 0.0
@@ -198,7 +199,7 @@ class EmbeddedValkey:
             if self._process is not None:
                 started_s = time.monotonic()
                 status = await self._process.wait()
-                _log.error("the embedded Valkey has ended (status %d); restarting it", status)
+                _log.error("embedded Valkey has ended; restarting it", extra={"status": status})
                 if time.monotonic() - started_s > _RESTART_FORGIVEN_S:
                     pause_s = 0.0
             await asyncio.sleep(pause_s)
@@ -206,10 +207,10 @@ class EmbeddedValkey:
             try:
                 await self._launch(binary)
             except (EmbeddedError, OSError) as exc:
-                _log.error("the embedded Valkey does not start: %s", exc)
+                _log.error("embedded Valkey does not start", extra={"reason": str(exc)})
                 await self._end_process()
             else:
-                _log.warning("the embedded Valkey is back")
+                _log.warning("embedded Valkey is back")
 
     async def _end_process(self) -> None:
         process = self._process

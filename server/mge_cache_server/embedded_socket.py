@@ -43,7 +43,7 @@ async def end_server(path: Path) -> bool:
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_connect(connection, str(path))
-            _log.warning("an earlier server still listens at %s; ending it", path)
+            _log.warning("an earlier server still listens; ending it", extra={"path": str(path)})
             await loop.sock_sendall(connection, b"SHUTDOWN\r\n")
             if await _ended(connection):
                 return True

@@ -1,13 +1,13 @@
 """The invalidation clock of each namespace, as this sidecar knows it.
 
-An entry carries the tick at which its computation began. An invalidation moves the clock and notes
-the new tick as the epoch of what it invalidates (a masterplan, a tag, ...). An entry is valid while
-none of its tags has an epoch later than its tick. So an invalidation is one write, and a computation
-that it overtook is invalid when it ends.
+An entry carries the tick at which its computation began. An invalidation moves the clock, and the
+new tick becomes the epoch of what it invalidates (a masterplan, a tag, ...). An entry is valid
+while no epoch of its tags is later than its tick. So an invalidation is one write, and a
+computation that it overtook is invalid when it ends.
 
-The feed brings other sidecars' invalidations. While it is live and complete, memory is enough. If it
-is not, ``refresh`` asks the store for what happened since the last known tick. Belongs to the event
-loop's thread.
+The feed brings other sidecars' invalidations. While it is live and complete, memory is enough. If
+it is not, ``refresh`` asks the store for what happened since the last known tick. Belongs to the
+event loop's thread.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class NamespaceEpochs:
 class Epochs:
     """All namespaces' epochs, and whether the feed keeps them current.
 
-    ``retention_s`` is longer than any entry lives; ``timeout_s`` is the silence after which the feed
-    does not count as live; ``on_regress(namespace)`` is called when the store turns out to have lost
-    invalidations (a failover to a replica that was behind).
+    ``retention_s`` is longer than any entry lives; ``timeout_s`` is the silence after which the
+    feed does not count as live; ``on_regress(namespace)`` is called when the store turns out to
+    have lost invalidations (a failover to a replica that was behind).
     """
 
     def __init__(
@@ -113,11 +113,7 @@ class Epochs:
 
     def is_current(self, known: NamespaceEpochs) -> bool:
         """Whether memory alone can decide about a namespace's entries."""
-        return (
-            known.generation == self._generation
-            and known.clock >= known.announced
-            and self.live
-        )
+        return known.generation == self._generation and known.clock >= known.announced and self.live
 
     async def refresh(self, namespace: str) -> NamespaceEpochs:
         """Read what happened since the last known tick; raises StoreError."""
@@ -152,8 +148,8 @@ class Epochs:
         known.announced = max(known.announced, event.tick)
         if event.previous <= known.clock:
             known.clock = event.tick
-        # Else something happened in between that the feed has not told yet: the clock stays, so that
-        # either the feed closes the gap or the next refresh reads it.
+        # Else something happened in between that the feed has not told yet: the clock stays, so
+        # that either the feed closes the gap or the next refresh reads it.
 
     def subscribed(self) -> None:
         """Take note that the feed is connected: it reports whatever happens from now on."""

@@ -68,8 +68,8 @@ class _Flight:
 class Flights:
     """All flights of a sidecar.
 
-    ``probe`` asks the store; ``release(lease)`` gives a lease back in the background; while the store
-    is down, ``local_tick(namespace)`` dates the leases that this sidecar grants by itself.
+    ``probe`` asks the store; ``release(lease)`` gives a lease back in the background; while the
+    store is down, ``local_tick(namespace)`` dates the leases that this sidecar grants by itself.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ _STATUSES: tuple[tuple[type[MgeError], grpc.StatusCode], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (StoreError, grpc.StatusCode.UNAVAILABLE),
 )
-"""The one table of errors. UNAVAILABLE: repeating the call can help. INVALID_ARGUMENT: it cannot."""
+"""The one table of errors. UNAVAILABLE: repeating can help. INVALID_ARGUMENT: it cannot."""
 
 _REQUEST_ID_CHARACTERS_MAX = 128
 

@@ -24,7 +24,7 @@ _RENEWALS_PER_TTL = 3
 
 
 class Leases:
-    """Holds, renews and releases. ``failed(namespace, operation)`` is told of the store's failures."""
+    """Holds, renews, releases. ``failed(namespace, operation)`` is told of the store's failures."""
 
     def __init__(self, store: Store, *, failed: Callable[[str, str], None]) -> None:
         self._store = store

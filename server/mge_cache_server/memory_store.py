@@ -23,7 +23,7 @@ from mge_cache_server.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from mge_cache_server.model import EntryKey
     from mge_cache_server.store import LeaseOffer
@@ -52,7 +52,7 @@ class _Data:
 
 
 class MemoryStore:
-    """Implements ``Store``. ``now`` gives seconds since 1970 and also serves as the clock of ticks."""
+    """Implements ``Store``. ``now`` gives seconds since 1970, for expiry and for ticks."""
 
     kind = "memory"
 
@@ -155,7 +155,7 @@ class MemoryStore:
         self._publish(event)
         return event
 
-    async def feed(self) -> AsyncIterator[FeedEvent]:
+    async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """See ``Store.feed``."""
         queue: asyncio.Queue[FeedEvent] = asyncio.Queue()
         self._data.subscribers.add(queue)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SERVICE = "mge_cache.v1.CacheService"
 _STREAMING_METHODS = frozenset({"HoldLease"})
 _METHODS = ("GetPrompt", "SetPrompt", "HoldLease", "Invalidate", "Stats")
+_RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 _BUCKETS_S = (
     *(0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
@@ -43,38 +44,33 @@ _BUCKETS_S = (
 class Metrics:
     """The sidecar's registry, and the latencies in it."""
 
-    def __init__(self, reporter: Reporter, *, methods: Sequence[str] = _METHODS) -> None:
-        self.registry = CollectorRegistry()
-        labels = ("grpc_type", "grpc_service", "grpc_method")
+    def __init__(self, reporter: Reporter) -> None:
         self._handled = Counter(
             "grpc_server_handled",
             "RPCs completed on the server, by status code.",
-            (*labels, "grpc_code"),
+            (*_RPC_LABELS, "grpc_code"),
             registry=None,
         )
-        self._handling = Histogram(
+        self._handling = _histogram(
             "grpc_server_handling_seconds",
             "Time that the server took for an RPC, waiting for other callers included.",
-            labels,
-            buckets=_BUCKETS_S,
-            registry=None,
+            _RPC_LABELS,
         )
-        self._store = Histogram(
+        self._store = _histogram(
             "mge_cache_store_operation_seconds",
             "Time that an operation of the store took, failed ones included.",
             ("operation",),
-            buckets=_BUCKETS_S,
-            registry=None,
         )
         # `labels()` costs about as much as all else here together: children are looked up once.
         self._handled_by: dict[tuple[str, str], Counter] = {}
         self._handling_by: dict[str, Histogram] = {}
         self._store_by: dict[str, Histogram] = {}
-        for method in methods:
+        for method in _METHODS:
             self._add_method(method)
             self._add_code(method, "OK")
         for operation in STORE_OPERATIONS:
             self._add_operation(operation)
+        self.registry = CollectorRegistry()
         self.registry.register(_StatisticsCollector(reporter))
         self.registry.register(_LatencyCollector((self._handled, self._handling, self._store)))
         ProcessCollector(registry=self.registry)
@@ -113,14 +109,18 @@ class Metrics:
         return child
 
 
+def _histogram(name: str, text: str, labels: Sequence[str]) -> Histogram:
+    return Histogram(name, text, labels, buckets=_BUCKETS_S, registry=None)
+
+
 def _kind(method: str) -> str:
     return "server_stream" if method in _STREAMING_METHODS else "unary"
 
 
 class _LatencyCollector(Collector):
-    """Yields metrics without their ``_created`` samples: they would add a fifth to the scrape.
+    """Yields metrics without their ``_created`` samples: all begin when the process does.
 
-    prometheus_client can only leave them out for the whole process.
+    prometheus_client itself can only leave them out for the whole process, not for a registry.
     """
 
     def __init__(self, metrics: Sequence[Counter | Histogram]) -> None:

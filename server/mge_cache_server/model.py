@@ -44,9 +44,9 @@ class Answer:
 class Entry:
     """A stored answer with what decides about its validity.
 
-    ``tick`` is the namespace's clock as it stood when the computation of the answer began; the entry
-    is valid while no epoch of any of its ``tags`` is later. ``created_ms`` is the writer's wall clock,
-    in milliseconds since 1970; it serves only to show an age.
+    ``tick`` is the namespace's clock as it stood when the computation of the answer began; the
+    entry is valid while no epoch of any of its ``tags`` is later. ``created_ms`` is the writer's
+    wall clock, in milliseconds since 1970; it serves only to show an age.
     """
 
     answer: Answer

@@ -1,7 +1,7 @@
 """The prompt cache: memory, then the store, then one computation for all who ask.
 
-Everything a GetPrompt goes through after the wire is here, in the order in which it happens. Belongs
-to the event loop's thread.
+Everything a GetPrompt goes through after the wire is here, in the order in which it happens.
+Belongs to the event loop's thread.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The store on Redis or Valkey: standalone, behind Sentinel, or a Cluster.
 
-Every operation is one round trip, bounded by a deadline, guarded by a circuit breaker, and measured.
+Every operation is one round trip, bounded by a deadline, guarded by a breaker, and measured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mge_cache_server.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -144,7 +144,7 @@ class RedisStore:
         )
         return Invalidated(namespace, int(previous), int(tick), tuple(tags))
 
-    async def feed(self) -> AsyncIterator[FeedEvent]:
+    async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """See ``Store.feed``. Silence for ``feed_timeout`` counts as a lost connection."""
         started_s = time.perf_counter()
         try:
@@ -180,7 +180,7 @@ class RedisStore:
         names: tuple[str, ...],
         *args: str | bytes | int,
         writes: bool = False,
-    ) -> Any:  # noqa: ANN401 - a script's reply is what the script says
+    ) -> Any:
         async with self._turns:
             if self._breaker.open:
                 raise StoreUnavailableError("the store is unavailable; it is being probed")
@@ -191,7 +191,7 @@ class RedisStore:
             _log.info("store takes writes again")
         return reply
 
-    async def _call(self, script: Script, names: tuple[str, ...], *args: str | bytes | int) -> Any:  # noqa: ANN401
+    async def _call(self, script: Script, names: tuple[str, ...], *args: str | bytes | int) -> Any:
         command = ("EVALSHA", script.sha, len(names), *names, *args)
         try:
             return await self._client.execute_command(*command)
@@ -244,18 +244,14 @@ async def _deadline(seconds: float) -> AsyncIterator[None]:
     the wait goes on for as long again.
     """
     loop = asyncio.get_running_loop()
+    due_s = loop.time() + seconds
     async with asyncio.timeout(None) as scope:
 
-        def alarm(due_s: float, again: bool) -> None:
-            nonlocal handle
-            if again and loop.time() - due_s > _LATE_S:
-                due_s = loop.time() + seconds
-                handle = loop.call_at(due_s, alarm, due_s, False)
-            else:
-                scope.reschedule(loop.time())
+        def alarm() -> None:
+            late_s = loop.time() - due_s
+            scope.reschedule(loop.time() + (seconds if late_s > _LATE_S else 0.0))
 
-        due_s = loop.time() + seconds
-        handle = loop.call_at(due_s, alarm, due_s, True)
+        handle = loop.call_at(due_s, alarm)
         try:
             yield
         finally:

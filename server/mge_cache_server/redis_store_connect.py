@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import (
+    Connection,
+    ConnectionPool,
+    Redis,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -95,7 +101,7 @@ def _connection_options(settings: Settings, target: _Target) -> dict[str, Any]:
         "socket_timeout": None,
         # A pooled connection that a restart of the server has closed is opened again at once.
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-        "retry_on_error": None,
+        "retry_on_error": [],
         "protocol": 2,
     }
     if password or settings.redis_password_file:
@@ -142,7 +148,9 @@ def _sentinel(settings: Settings, target: _Target) -> Redis:
     if target.tls:
         options |= {"ssl": True} | _tls_options(settings)
         sentinel_options |= {"ssl": True} | _tls_options(settings)
-    sentinel = Sentinel(target.hosts(), sentinel_kwargs=sentinel_options, **options)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        target.hosts(), sentinel_kwargs=sentinel_options, **options
+    )
     master: Redis = sentinel.master_for(service, max_connections=CONNECTIONS_MAX)
     return master
 

@@ -53,10 +53,10 @@ async def read_feed(
         async for event in _events(pubsub, timeout_s):
             yield event
     finally:
-        await pubsub.aclose()
+        await pubsub.aclose()  # type: ignore[no-untyped-call]
 
 
-async def _events(pubsub: Any, timeout_s: float) -> AsyncIterator[FeedEvent]:  # noqa: ANN401
+async def _events(pubsub: Any, timeout_s: float) -> AsyncIterator[FeedEvent]:
     loop = asyncio.get_running_loop()
     heard_s = loop.time()
     while True:

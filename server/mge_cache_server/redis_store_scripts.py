@@ -2,8 +2,8 @@
 
 A lease is a string: "-" or "+" (somebody waits for it), then the holder's token. Ticks are
 microseconds since 1970 by Redis's clock, forced to increase: a hybrid logical clock (Kulkarni et
-al., "Logical Physical Clocks", OPODIS 2014) with one writer at a time. Below 2**53 they are exact in
-Lua numbers and in sorted set scores, until the year 2255.
+al., "Logical Physical Clocks", OPODIS 2014) with one writer at a time. Below 2**53, that is until
+the year 2255, they are exact in Lua numbers and in sorted set scores.
 
 A namespace's epochs are a sorted set, tag to tick; the member "!" holds the clock.
 """
@@ -29,7 +29,7 @@ class Script:
 
 
 LOOKUP = Script("""
--- KEYS: record, lease. ARGV: token ('' offers no lease), lease in ms, header to reject ('' for none).
+-- KEYS: record, lease. ARGV: token ('': no lease is offered), its ms, header to reject ('': none).
 -- Returns {record, ms left} or {false, ms left of another's lease, 1 if the offer was taken}.
 local record = redis.call('GET', KEYS[1])
 if record and ARGV[3] ~= '' and string.sub(record, 1, #ARGV[3]) == ARGV[3] then

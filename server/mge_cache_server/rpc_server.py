@@ -64,7 +64,7 @@ class RpcServer:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
         if self._settings.unix_socket:
-            Path(self._settings.unix_socket).unlink(missing_ok=True)
+            _forget_socket(self._settings.unix_socket)
 
 
 def _reflect(server: grpc.aio.Server) -> None:
@@ -88,9 +88,13 @@ def _listen_unix(server: grpc.aio.Server, path: str, mode: int) -> str:
     return target
 
 
+def _forget_socket(path: str) -> None:
+    Path(path).unlink(missing_ok=True)
+
+
 def _answers(path: str) -> bool:
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
             raise OSError(f"{path}: something that is not a socket is there")
         with socket.socket(socket.AF_UNIX) as trial:
             trial.settimeout(1.0)

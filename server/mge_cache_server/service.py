@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from mge_cache.v1 import cache_service_pb2 as pb
 from mge_cache.v1 import cache_service_pb2_grpc as pb_grpc
-
 from mge_cache_server import keys, wire, wire_responses
 from mge_cache_server.interceptors import streaming, unary
 from mge_cache_server.model import Answer, LeaseEnd

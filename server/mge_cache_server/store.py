@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from mge_cache_server.model import EntryKey
 
@@ -22,9 +22,9 @@ EVERYTHING = "*"
 class Lookup:
     """What the store said about a key.
 
-    With ``record``, ``remaining_s`` is the record's time to live. Without one, ``granted`` says that
-    the offered lease was taken; otherwise somebody else's lease is in the way for ``remaining_s``
-    (0 where no lease was offered and none is held).
+    With ``record``, ``remaining_s`` is the record's time to live. Without one, ``granted`` says
+    that the offered lease was taken; otherwise somebody else's lease is in the way for
+    ``remaining_s`` (0 where no lease was offered and none is held).
     """
 
     record: bytes | None
@@ -118,7 +118,7 @@ class Store(Protocol):
     async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
         """Move the clock and set the epoch of each tag to it: one write, reported on the feed."""
 
-    def feed(self) -> AsyncIterator[FeedEvent]:
+    def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """Connect and report changes until the connection is lost (then it raises StoreError)."""
 
     def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:

@@ -5,15 +5,12 @@ A check that fails raises InvalidRequestError with the field's path and the limi
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mge_cache._key import KEY_BYTES, prompt_key
 from mge_cache.errors import InvalidRequestError as InvalidKeyError
-from mge_cache.v1 import cache_service_pb2 as pb
-
 from mge_cache_server import keys
 from mge_cache_server.errors import InvalidRequestError
 from mge_cache_server.model import EntryKey, Usage
@@ -22,6 +19,7 @@ from mge_cache_server.store import EVERYTHING
 if TYPE_CHECKING:
     from google.protobuf.duration_pb2 import Duration
 
+    from mge_cache.v1 import cache_service_pb2 as pb
     from mge_cache_server.model import Lease
 
 NAME_BYTES_MAX = 256
@@ -33,6 +31,7 @@ HOLD_DEFAULT_S = 600.0
 HOLD_MAX_S = 3600.0
 COMPUTE_MAX_S = 7 * 86400.0
 TTL_MIN_S = 1.0
+COST_MAX_USD = 1e6
 _TOKENS_MAX = 2**53
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_CONTENT_TYPE = "application/octet-stream"
@@ -171,8 +170,8 @@ def cost_usd(request: pb.SetPromptRequest) -> float | None:
     """Return the cost that the caller gives; None if it gives none."""
     if not request.HasField("cost_usd"):
         return None
-    if not (math.isfinite(request.cost_usd) and request.cost_usd >= 0):
-        raise InvalidRequestError("cost_usd", "must be finite and at least 0")
+    if not 0 <= request.cost_usd <= COST_MAX_USD:
+        raise InvalidRequestError("cost_usd", f"must be 0 to {COST_MAX_USD:g}")
     return request.cost_usd
 
 

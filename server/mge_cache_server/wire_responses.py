@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from google.protobuf.duration_pb2 import Duration
-from mge_cache.v1 import cache_service_pb2 as pb
 
+from mge_cache.v1 import cache_service_pb2 as pb
 from mge_cache_server import keys
 from mge_cache_server.model import Hit, HitSource, LeaseEnd, Miss, SetStatus
 
@@ -94,9 +94,7 @@ def stats_response(statistics: Statistics) -> pb.StatsResponse:
         l1=pb.L1Stats(
             entries=l1.entries, bytes=l1.size_bytes, max_bytes=l1.max_bytes, evictions=l1.evictions
         ),
-        store=pb.StoreStats(
-            kind=store.kind, available=store.available, feed_live=store.feed_live
-        ),
+        store=pb.StoreStats(kind=store.kind, available=store.available, feed_live=store.feed_live),
         unpriced_models=statistics.unpriced_models,
         uptime_seconds=statistics.uptime_s,
         version=statistics.version,

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uvloop
 from rich.console import Console
 
 from tests.bench import servers
-from tests.bench.profile import profile_l1
+from tests.bench.h2 import LoadError
+from tests.bench.processes import StartError
+from tests.bench.profile import profile_hits
 from tests.bench.report import Report, as_json, show
-from tests.bench.scale import measure_entries, measure_starts
+from tests.bench.running import INTERRUPTED, StoppedError, run
+from tests.bench.scale import NotInvalidatedError, measure_entries, measure_starts
 from tests.bench.speed import Results, Servers, measure
 from tests.bench.targets import targets
 
@@ -41,7 +44,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--entries", type=int, help="entries for memory (100000, quick: 10000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument(
-        "--profile", action="store_true", help="only show where the sidecar's time goes (cProfile)"
+        "--profile",
+        nargs="?",
+        const="l1",
+        choices=("l1", "redis"),
+        help="only show where the sidecar's time goes while L1 or Redis answers (cProfile)",
     )
     options = parser.parse_args()
     defaults = {"rounds": 3, "round_s": 0.15, "entries": 10_000}
@@ -95,22 +102,35 @@ async def _speed(
 
 async def _profile(folder: Path, options: argparse.Namespace) -> str:
     async with servers.valkey(folder / "valkey") as redis_socket:
-        return await profile_l1(folder, redis_socket, duration_s=20 * options.round_s)
+        return await profile_hits(
+            folder,
+            redis_socket,
+            l1=options.profile == "l1",
+            duration_s=20 * options.round_s,
+        )
 
 
-def main() -> None:
-    """Measure and print."""
+def main() -> int:
+    """Measure and print; return the exit code. A target that is missed is no failure."""
     options = _arguments()
     console = Console(width=None if Console().is_terminal else 120)
-    with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
-        if options.profile:
-            console.out(uvloop.run(_profile(Path(name), options)), highlight=False)
-            return
-        report = uvloop.run(_measure(Path(name), options, console))
+    try:
+        with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
+            if options.profile:
+                console.out(run(_profile(Path(name), options)), highlight=False)
+                return 0
+            report = run(_measure(Path(name), options, console))
+    except StoppedError as error:
+        console.print(str(error))
+        return INTERRUPTED
+    except (StartError, LoadError, NotInvalidatedError) as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
     show(report, console)
     if options.json is not None:
         options.json.write_text(json.dumps(as_json(report), indent=2) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

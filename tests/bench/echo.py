@@ -8,46 +8,48 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
-from mge_cache.v1 import cache_service_pb2_grpc
+from mge_cache.v1 import cache_service_pb2 as pb
 from tests.bench.messages import hit
 
 if TYPE_CHECKING:
-    from mge_cache.v1 import cache_service_pb2 as pb
+    from collections.abc import Awaitable, Callable
 
 
-class Echo(cache_service_pb2_grpc.CacheServiceServicer):
-    """Answers GetPrompt; the other methods are UNIMPLEMENTED."""
+def _handlers() -> tuple[grpc.GenericRpcHandler[Any, Any], ...]:
+    """Return GetPrompt and the health check; every other method is UNIMPLEMENTED."""
+    prompt = grpc.unary_unary_rpc_method_handler(
+        _always(hit()),
+        request_deserializer=pb.GetPromptRequest.FromString,
+        response_serializer=pb.GetPromptResponse.SerializeToString,
+    )
+    serving = health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+    check = grpc.unary_unary_rpc_method_handler(
+        _always(serving),
+        request_deserializer=health_pb2.HealthCheckRequest.FromString,
+        response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
+    )
+    return (
+        grpc.method_handlers_generic_handler("mge_cache.v1.CacheService", {"GetPrompt": prompt}),
+        grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),
+    )
 
-    def __init__(self) -> None:
-        self._hit = hit()
 
-    async def GetPrompt(  # noqa: N802 - the contract's name
-        self, request: pb.GetPromptRequest, context: grpc.aio.ServicerContext[object, object]
-    ) -> pb.GetPromptResponse:
-        del request, context
-        return self._hit
+def _always(response: object) -> Callable[[object, object], Awaitable[object]]:
+    async def handle(_request: object, _context: object) -> object:
+        return response
 
-
-class Health(health_pb2_grpc.HealthServicer):
-    """Always SERVING."""
-
-    async def Check(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: object
-    ) -> health_pb2.HealthCheckResponse:
-        del request, context
-        return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
+    return handle
 
 
 async def _serve(socket: str) -> None:
     server = grpc.aio.server()
-    cache_service_pb2_grpc.add_CacheServiceServicer_to_server(Echo(), server)
-    health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
+    server.add_generic_rpc_handlers(_handlers())
     server.add_insecure_port(f"unix:{socket}")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -56,10 +58,5 @@ async def _serve(socket: str) -> None:
     await server.stop(None)
 
 
-def main() -> None:
-    """Serve."""
-    uvloop.run(_serve(sys.argv[1]))
-
-
 if __name__ == "__main__":
-    main()
+    uvloop.run(_serve(sys.argv[1]))

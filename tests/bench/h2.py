@@ -2,8 +2,9 @@
 
 A Python gRPC client is as slow as a Python gRPC server, so that it would measure itself. This one
 writes ready frames and looks at the frames that come back, for a quarter of the time. It finds what
-``h2load`` finds. It keeps to flow control, answers SETTINGS and PING, and fails on an answer without
-a message (an error status) or with a shorter one than expected (a miss where a hit was meant).
+``h2load`` finds. It keeps to flow control, answers SETTINGS and PING, and fails on an answer
+without a message (an error status) or with a shorter one than expected (a miss where a hit was
+meant).
 """
 
 from __future__ import annotations

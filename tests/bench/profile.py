@@ -1,4 +1,4 @@
-"""Where the sidecar's time goes while it answers hits from L1."""
+"""Where the sidecar's time goes while it answers hits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 _TOP = 30
 
 
-async def profile_l1(folder: Path, redis_socket: str, *, duration_s: float) -> str:
+async def profile_hits(folder: Path, redis_socket: str, *, l1: bool, duration_s: float) -> str:
     """Run a sidecar under cProfile with 32 look-ups in flight; return its top functions.
+
+    Without ``l1``, it has no memory of its own, and Redis answers.
 
     The profiler slows each Python call down, so that shares count, not times. What gRPC's own
     threads do is not seen.
     """
-    stats = folder / "l1.prof"
-    url = f"unix://{redis_socket}"
-    async with servers.sidecar(folder, "profiled", "--redis-url", url, profile=stats) as server:
+    stats = folder / "sidecar.prof"
+    options = ["--redis-url", f"unix://{redis_socket}", *(() if l1 else ("--l1-max", "0"))]
+    async with servers.sidecar(folder, "profiled", *options, profile=stats) as server:
         await fill(server, messages.sets())
         connection = await Connection.open(
             server.socket,
@@ -35,6 +37,8 @@ async def profile_l1(folder: Path, redis_socket: str, *, duration_s: float) -> s
         run = await connection.run(in_flight=32, duration_s=duration_s)
         connection.close()
     text = io.StringIO()
-    text.write(f"{run.calls:,} hits from L1 under cProfile, {run.per_s:,.0f}/s\n")
+    text.write(
+        f"{run.calls:,} hits from {'L1' if l1 else 'Redis'} under cProfile, {run.per_s:,.0f}/s\n"
+    )
     pstats.Stats(str(stats), stream=text).strip_dirs().sort_stats("tottime").print_stats(_TOP)
     return text.getvalue()

@@ -11,6 +11,7 @@ from rich import box
 from rich.table import Table
 
 from tests.bench.measure import Spread, spread
+from tests.bench.speed import NAMES, RAW
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,14 +70,17 @@ def as_json(report: Report) -> dict[str, object]:
 def _speed(report: Report) -> Table:
     table = Table(
         title=f"Speed over the unix socket: medians of {report.rounds} rounds of "
-        f"{report.round_s:g} s (quartiles)",
+        f"{report.round_s:g} s (quartiles); load average {os.getloadavg()[0]:.1f}",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("what")
     table.add_column("generator")
     for heading in ("in flight", "p50 µs", "p99 µs", "calls/s", "server CPU µs/call"):
         table.add_column(heading, justify="right")
-    ordered = sorted(report.results, key=lambda case: (case.in_flight, case.generator))
+    ordered = sorted(
+        report.results,
+        key=lambda case: (case.in_flight, case.generator != RAW, NAMES.index(case.name)),
+    )
     for position, case in enumerate(ordered):
         samples = report.results[case]
         following = ordered[position + 1 : position + 2]
@@ -85,7 +89,7 @@ def _speed(report: Report) -> Table:
             case.generator,
             str(case.in_flight),
             _around(spread(samples.p50_s), 1e6),
-            _around(spread(samples.p99_s), 1e6),
+            f"{spread(samples.p99_s).median * 1e6:,.0f}",
             _around(spread(samples.per_s), 1),
             f"{samples.cpu_per_call_s * 1e6:.0f}" if samples.cpu_per_call_s else "",
             end_section=bool(following) and following[0].in_flight != case.in_flight,
@@ -143,4 +147,4 @@ def _targets(report: Report) -> Table:
 
 def _around(figures: Spread, scale: float) -> str:
     low, median, high = (value * scale for value in (figures.low, figures.median, figures.high))
-    return f"{median:,.0f} ({low:,.0f} to {high:,.0f})"
+    return f"{median:,.0f} ({low:,.0f}-{high:,.0f})"

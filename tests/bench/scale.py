@@ -59,9 +59,9 @@ class Footprint:
 class Invalidations:
     """Seconds that an invalidation took.
 
-    ``first_many_s`` is the one that made ``entries`` live entries unreachable; ``many_s`` are it and
-    its repetitions (the records are still in the store), ``one_s`` are masterplans of one live entry
-    each.
+    ``first_many_s`` is the one that made ``entries`` live entries unreachable; ``many_s`` are it
+    and its repetitions (the records are still in the store), ``one_s`` are masterplans of one live
+    entry each.
     """
 
     entries: int

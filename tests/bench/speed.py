@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 IN_FLIGHT = (1, 32)
 RAW = "frames"
 """The load generator of ``h2``: it costs little, so that it shows the server."""
-CLIENT = "Python client"
-"""A Python client: what an application sees."""
+CLIENT = "Python"
+"""The clients that Python applications use: what they see."""
 
 ECHO = "bare grpc.aio echo"
 L1_HIT = "GetPrompt, L1"
@@ -35,6 +35,8 @@ STORE_HIT = "GetPrompt, Redis"
 REDIS_GET = "bare Redis GET"
 SET = "SetPrompt"
 INVALIDATE = "Invalidate"
+NAMES = (ECHO, L1_HIT, STORE_HIT, REDIS_GET, SET, INVALIDATE)
+"""In the order of the table."""
 
 
 @dataclass(frozen=True, slots=True)

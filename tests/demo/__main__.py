@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -12,7 +11,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 import anthropic
-import uvloop
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,11 +24,20 @@ from rich.progress import (
 from mge_cache import AsyncClient, Source, Timeouts
 from tests.bench import servers
 from tests.bench.processes import Process, StartError, python
+from tests.bench.running import INTERRUPTED, StoppedError, run
 from tests.demo.accounts import compare, read_served
 from tests.demo.options import Options, parse
 from tests.demo.show import Outcome, show
 from tests.demo.texts import collect
-from tests.demo.work import NAMESPACE, Done, Explainer, Finished, work_through, zipf_sequence
+from tests.demo.work import (
+    NAMESPACE,
+    CallFailedError,
+    Done,
+    Explainer,
+    Finished,
+    work_through,
+    zipf_sequence,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -38,6 +45,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 _START_S = 20.0
+_LOG_CHARS = 2000
 _PATIENT = Timeouts(get_s=5.0, set_s=5.0, stats_s=5.0)
 """The demo's accounts must match to the call, on a machine that is busy too."""
 
@@ -83,7 +91,11 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
         sample = sequence if options.full else sequence[: options.sample]
         bare = await _phase("without the cache", sample, explainer.without_cache, options, console)
         before = read_served(base_url)
-        work = await _phase("with the cache", sequence, explainer.with_cache, options, console)
+        try:
+            work = await _phase("with the cache", sequence, explainer.with_cache, options, console)
+        except CallFailedError as error:
+            log = sidecar.process.output()[-_LOG_CHARS:]
+            raise CallFailedError(f"{error}\nThe sidecar's log ends with:\n{log}") from error
         served = read_served(base_url).since(before)
         stats = (await cache.stats(namespace=NAMESPACE)).layers[0]
         comparisons = compare(stats, served, work, failures=cache.failures)
@@ -134,25 +146,17 @@ class _Remark:
         self._progress.update(self._task, advance=1, remark=remark)
 
 
-async def _interruptible(options: Options, folder: Path, console: Console) -> Outcome:
-    """Run, and treat SIGTERM like Ctrl-C: no server is left behind."""
-    task = asyncio.ensure_future(_run(options, folder, console))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return await task
-
-
 def main() -> int:
     """Run the demo; return the exit code."""
     options = parse()
     console = Console()
     with tempfile.TemporaryDirectory(prefix="mge-demo-") as name:
         try:
-            outcome = uvloop.run(_interruptible(options, Path(name), console))
-        except asyncio.CancelledError:
-            console.print("Interrupted; every server has been stopped.")
-            return 130
-        except StartError as error:
+            outcome = run(_run(options, Path(name), console))
+        except StoppedError as error:
+            console.print(str(error))
+            return INTERRUPTED
+        except (StartError, CallFailedError) as error:
             console.print(str(error), style="red", markup=False)
             return 1
     show(outcome, console)

@@ -56,8 +56,8 @@ def compare(
 ) -> list[Comparison]:
     """Set the accounts side by side.
 
-    The Messages server knows what was computed and billed. What was saved, it cannot know: that is the
-    sum of what the answers to all other calls would have cost again, by the tokens that it counted.
+    The Messages server knows what was computed and billed. What was saved, it cannot know: that is
+    what the answers to all other calls would have cost again, by the tokens that it counted.
     """
     hits = [done for done in work.calls if done.source is not Source.COMPUTED]
     server, client = "Messages server", "client"

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _DESCRIPTION = """\
-Shows what the cache saves, without a key and without a network: a sidecar on an embedded Valkey, a
-local server that speaks the Messages API with realistic delays (first token after 0.3 to 0.8 s, then
-80 tokens/s), and a program that uses the anthropic SDK to have functions of Python's standard library
-explained, some of them often, most of them rarely (Zipf).
+Shows what the cache saves, without a key and without a network: a sidecar on an embedded Valkey,
+a local server that speaks the Messages API with realistic delays (first token after 0.3 to 0.8 s,
+then 80 tokens/s), and a program that uses the anthropic SDK to have functions of Python's standard
+library explained, some of them often, most of them rarely (Zipf).
 """
 
 

@@ -34,8 +34,8 @@ class Outcome:
     def bare_s(self) -> float:
         """The time without the cache, for all calls.
 
-        Extrapolated from a sample by the mean latency, as if no worker were ever idle: a sample's own
-        time would count its last, half-idle moments too heavily, in the cache's favour.
+        Extrapolated from a sample by the mean latency, as if no worker were ever idle: a sample's
+        own time would count its last, half-idle moments too heavily, in the cache's favour.
         """
         if len(self.bare.calls) == self.options.calls:
             return self.bare.elapsed_s

@@ -1,4 +1,4 @@
-"""The work: calls of the Messages API through the real SDK, with the cache in front of it or not."""
+"""The work: calls of the Messages API through the real SDK, with and without the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from mge_cache import Answer, PromptRequest, Source, Usage
+from anthropic import AnthropicError
+
+from mge_cache import Answer, MgeCacheError, PromptRequest, Source, Usage
 from tests.messages_server.answers import bill_usd
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ MODEL = "claude-sonnet-4-5"
 NAMESPACE = "demo"
 MAX_TOKENS = 400
 SYSTEM = "You explain code to a colleague, in a few sentences."
+
+
+class CallFailedError(Exception):
+    """A call failed, with or without the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +117,10 @@ async def work_through(
     concurrency: int,
     progress: Callable[[Done], None],
 ) -> Finished:
-    """Make the calls in their order, ``concurrency`` of them at once."""
+    """Make the calls in their order, ``concurrency`` of them at once.
+
+    The first call that fails ends the others; raises ``CallFailedError``.
+    """
     calls: list[Done] = []
     remaining = iter(sequence)
 
@@ -122,9 +131,13 @@ async def work_through(
             progress(done)
 
     start = perf_counter()
-    async with asyncio.TaskGroup() as workers:
-        for _ in range(concurrency):
-            workers.create_task(worker())
+    try:
+        async with asyncio.TaskGroup() as workers:
+            for _ in range(concurrency):
+                workers.create_task(worker())
+    except* (MgeCacheError, AnthropicError) as group:
+        first = group.exceptions[0]
+        raise CallFailedError(f"{type(first).__name__}: {first}") from first
     return Finished(calls, perf_counter() - start)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import socket
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -232,38 +233,27 @@ async def test_wait_of_zero_computes_at_once(double: SidecarDouble, client: Asyn
 
 async def test_a_computation_that_blocks_the_loop_is_held(tmp_path: Path) -> None:
     """The hold must be on its way before ``compute`` runs: it may block the loop for long."""
-    sidecar = SidecarDouble()
-    held = asyncio.Event()
-    seen_by: list[bool] = []
+    target = f"unix:{tmp_path}/s"
+    listening, held = threading.Event(), threading.Event()
 
-    async def serve() -> None:
-        target = await sidecar.start(f"unix:{tmp_path}/s")
-        started.set_result(target)
+    async def serve() -> None:  # in a loop of its own, as that of the client will not turn
+        sidecar = SidecarDouble()
+        await sidecar.start(target)
+        listening.set()
         await eventually(lambda: sidecar.open_holds)
-        loop.call_soon_threadsafe(held.set)
-        opened.set()
-        await eventually(lambda: sidecar.sets)
-        await eventually(lambda: not sidecar.open_holds)
+        held.set()
+        await eventually(lambda: sidecar.sets and not sidecar.open_holds)
         await sidecar.stop()
 
-    import concurrent.futures
-    import threading
-
-    loop = asyncio.get_running_loop()
-    started: concurrent.futures.Future[str] = concurrent.futures.Future()
-    opened = threading.Event()
-
     async def compute() -> str:
-        seen_by.append(opened.wait(timeout=10))  # blocks the loop of the client
+        assert held.wait(timeout=10)
         return "answer"
 
     server = asyncio.create_task(asyncio.to_thread(asyncio.run, serve()))
-    async with AsyncClient(
-        await asyncio.wrap_future(started), timeouts=replace(PATIENT, get_s=20.0)
-    ) as client:
+    assert await asyncio.to_thread(listening.wait, 10)
+    async with AsyncClient(target, timeouts=PATIENT) as client:
         await client.get_or_compute(REQUEST, compute)
     await server
-    assert seen_by == [True]
 
 
 async def test_degraded_miss_computes_and_sets(double: SidecarDouble, client: AsyncClient) -> None:
@@ -533,8 +523,6 @@ async def test_a_client_can_be_made_outside_of_the_loop_that_uses_it(
 
 async def test_a_thousand_callers_of_one_client_compute_once(client: AsyncClient) -> None:
     compute = Computation()
-    answers = await asyncio.gather(
-        *(client.get_or_compute(REQUEST, compute) for _ in range(1000))
-    )
+    answers = await asyncio.gather(*(client.get_or_compute(REQUEST, compute) for _ in range(1000)))
     assert compute.calls == 1
     assert {answer.text for answer in answers} == {ANSWER.text}

@@ -5,7 +5,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self
 
-from tests.servers.redis_server import START_S, RedisServer, free_port
+import redis
+
+from tests.servers.redis_server import (
+    HARNESS_PASSWORD,
+    HARNESS_USER,
+    START_S,
+    RedisServer,
+    free_port,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -53,6 +61,15 @@ class RedisCluster:
                 raise RuntimeError("the cluster does not come up")
             time.sleep(0.02)
         return self
+
+    def client(self) -> redis.RedisCluster:
+        """Return a client of the tests' own; close it (it is a context manager)."""
+        return redis.RedisCluster(
+            host="127.0.0.1",
+            port=self.nodes[0].port,
+            username=HARNESS_USER,
+            password=HARNESS_PASSWORD,
+        )
 
     def close(self) -> None:
         """Kill all nodes and remove their folders."""

@@ -1,6 +1,6 @@
 """Fixtures: one server of each kind for a whole run (of an xdist worker), and fresh names in it.
 
-A folder's conftest.py imports what it needs: ``from tests.servers.fixtures import *  # noqa: F403``.
+A folder's conftest.py imports those that it needs, and names them in its ``__all__``.
 A test that breaks a server makes one of its own: ``own_server("redis7")``.
 """
 
@@ -24,6 +24,8 @@ from tests.servers import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import redis
 
 __all__ = [
     "SERVER_KINDS",
@@ -70,6 +72,14 @@ class Servers:
             return self.cluster().url
         return self.single(kind).unix_url
 
+    def client(self, kind: str) -> redis.Redis | redis.RedisCluster:
+        """Return the tests' own client of the data of a kind; close it."""
+        if kind == "sentinel":
+            return self.sentinel().primary.client()
+        if kind == "cluster":
+            return self.cluster().client()
+        return self.single(kind).client()
+
     def single(self, kind: str) -> RedisServer:
         """Return the server of "valkey9", "redis8" or "redis7"."""
         return self._get(kind, lambda: RedisServer(kind))
@@ -94,7 +104,7 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
-    """The servers that tests share. Use a ``key_prefix`` of your own, and leave them as they were."""
+    """The servers that tests share: use your own ``key_prefix``, leave them as they were."""
     with ExitStack() as stack:
         yield Servers(stack)
 

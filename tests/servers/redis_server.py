@@ -65,8 +65,8 @@ class RedisServer:
     """A server on a TCP port and a unix socket, both of which it keeps when it is restarted.
 
     All methods block for as long as the server takes (tens of milliseconds) and may be called from
-    any thread. ``client()`` belongs to the tests: it goes by the unix socket as a user of its own, so
-    that it works whatever is done to the default user's password.
+    any thread. ``client()`` belongs to the tests: it goes by the unix socket as a user of its own,
+    so that it works whatever is done to the default user's password.
     """
 
     def __init__(
@@ -129,14 +129,18 @@ class RedisServer:
         assert not self.running
         command = [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid())]
         with (self.dir / "log").open("ab") as log:
-            self._process = _spawner().submit(
-                subprocess.Popen[bytes],
-                [*command, self.binary, *self._arguments, *self._command_options()],
-                cwd=self.dir,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            ).result()
+            self._process = (
+                _spawner()
+                .submit(
+                    subprocess.Popen[bytes],
+                    [*command, self.binary, *self._arguments, *self._command_options()],
+                    cwd=self.dir,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+                .result()
+            )
         if wait:
             self.wait_ready()
         return self

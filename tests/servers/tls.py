@@ -17,7 +17,7 @@ _EC_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: the authority's certificate, and a certificate (server's and client's) with its key."""
+    """PEM files: the authority's certificate, and one for server and client with its key."""
 
     ca: Path
     cert: Path

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from mge_cache_server.config import Settings
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.memory_store import MemoryStore
-from mge_cache_server.redis_store import RedisStore
-from mge_cache_server.redis_store_connect import connect
+from mge_cache_server.stores import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable
 
-    from redis.asyncio import Redis
+    from redis import Redis, RedisCluster
 
     from mge_cache_server.store import Store
 
@@ -51,10 +49,11 @@ class MemoryBackend:
 
 @dataclass(frozen=True, slots=True)
 class RedisBackend:
-    """A server or a deployment of several, and a prefix in it that nobody else uses."""
+    """A deployment, a prefix in it that nobody else uses, and a client past the store."""
 
     url: str
     key_prefix: str
+    client: Callable[[], Redis | RedisCluster]
     observed: list[str] = field(default_factory=list)
 
     @property
@@ -68,20 +67,12 @@ class RedisBackend:
         )
 
     def store(self) -> Store:
-        return RedisStore(self.settings, observe=lambda name, _: self.observed.append(name))
+        return open_store(self.settings, observe=lambda name, _: self.observed.append(name))
 
     async def plant_epoch(self, namespace: str, tag: str, tick: int) -> None:
-        async with self._client() as client:
-            await client.zadd(KeyNames(self.key_prefix).epochs(namespace), {tag: tick})
+        with self.client() as client:
+            client.zadd(KeyNames(self.key_prefix).epochs(namespace), {tag: tick})
 
     async def lose_clock(self, namespace: str) -> None:
-        async with self._client() as client:
-            await client.delete(KeyNames(self.key_prefix).epochs(namespace))
-
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[Redis]:
-        client = connect(self.settings)
-        try:
-            yield client  # type: ignore[misc]  # a RedisCluster has the same commands
-        finally:
-            await client.aclose()
+        with self.client() as client:
+            client.delete(KeyNames(self.key_prefix).epochs(namespace))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -27,11 +26,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def backend(kind: str, servers: Servers, key_prefix: str) -> Backend:  # noqa: F811
+def backend(kind: str, servers: Servers, key_prefix: str) -> Backend:
     """Empty data of a kind."""
     if kind == "memory":
         return MemoryBackend()
-    return RedisBackend(servers.url(kind), key_prefix)
+    return RedisBackend(servers.url(kind), key_prefix, lambda: servers.client(kind))
 
 
 @pytest.fixture
@@ -45,8 +44,6 @@ async def open_store(backend: Backend) -> AsyncIterator[Callable[[], Store]]:
             return store
 
         yield open_another
-    # What was left open warns when it is collected: here, and not in a later test.
-    gc.collect()
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(store: Store) -> AsyncIterator[Listener]:
-    """Listen to a store's feed from its first event on; an error of the feed is raised at the end."""
+    """Listen to a store's feed from its first event on; raises its error, if any, at the end."""
     listener = Listener()
     task = asyncio.create_task(listener.collect(store))
     try:

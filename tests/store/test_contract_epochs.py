@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -107,9 +108,9 @@ async def test_every_sidecar_hears_of_an_advance(
     async with listening(store) as a, listening(other) as b, listening(third) as c:
         first = await store.advance("ns", ["tag:a", "tag:b"])
         second = await other.advance("ns", ["tag:c"])
-        for listener in (a, b, c):
-            await eventually(lambda listener=listener: len(listener.invalidations) == 2)
-            assert listener.invalidations == [first, second]
+        everybody = (a, b, c)
+        await eventually(lambda: all(len(each.invalidations) == 2 for each in everybody))
+        assert [each.invalidations for each in everybody] == 3 * [[first, second]]
 
 
 async def test_namespaces_have_clocks_and_epochs_of_their_own(store: Store, other: Store) -> None:
@@ -146,6 +147,14 @@ async def test_a_feed_begins_with_subscribed(store: Store) -> None:
         assert listener.events[0] == Subscribed()
 
 
+async def test_the_first_calls_may_come_all_at_once(store: Store) -> None:
+    # Of a store that has not connected yet: each is done once, and none of them fails.
+    events = await asyncio.gather(*(store.advance("ns", [f"tag:{n}"]) for n in range(60)))
+    in_order = sorted(events, key=lambda event: event.tick)
+    assert in_order[0].previous == 0
+    assert all(later.previous == earlier.tick for earlier, later in pairwise(in_order))
+
+
 async def test_a_quiet_feed_shows_that_it_is_alive(store: Store) -> None:
     async with listening(store) as listener:
         since_s = time.monotonic()
@@ -173,6 +182,8 @@ async def test_a_closed_store_leaves_nothing_behind(backend: Backend) -> None:
         await eventually(lambda: listener.invalidations == [event])
     await store.close()
     assert asyncio.all_tasks() == before
+    del store
+    gc.collect()  # a connection that was left open warns here
 
 
 async def test_an_unused_store_can_be_closed(backend: Backend) -> None:

@@ -9,6 +9,8 @@ import tomllib
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,9 +19,9 @@ if TYPE_CHECKING:
 SERVER_OWNERS = {
     # What is imported: the modules of mge_cache_server that may (a pattern; "cli" is a package).
     "mge_cache.v1": r"service|wire.*",
-    "grpc": r"app|interceptors|service|cli\.health",
-    "grpc_health": r"app|service|cli\.health",
-    "grpc_reflection": r"app|service",
+    "grpc": r"app|interceptors|rpc_server|service|cli\.health",
+    "grpc_health": r"rpc_server|cli\.health",
+    "grpc_reflection": r"rpc_server",
     "google.protobuf": r"wire.*",
     "mge_cache": r"app|wire.*|cli\..*",  # the version; the one computation of keys; the client
     "redis": r"redis_store.*|embedded",
@@ -40,6 +42,7 @@ DISTRIBUTIONS = {
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
+    "grpc_tools": "grpcio-tools",
 }
 
 
@@ -123,19 +126,29 @@ def test_only_the_application_is_wired_to_everything(server: list[Import]) -> No
             assert found.module == "__main__" or found.module.startswith("cli")
 
 
-def test_every_library_is_declared(repository: Path, server: list[Import]) -> None:
+def requirements_of(repository: Path, *extras: str) -> set[str]:
+    """The distributions that the plain install and some extras name."""
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    declared = {
-        re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-")
-        for requirement in (*project["dependencies"], *extras["server"], *extras["embedded"])
-    }
-    used = {
-        owner_of(found.imported, set(DISTRIBUTIONS)) or found.imported.split(".")[0]
-        for found in server
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(each for extra in extras for each in optional[extra])]
+    return {canonicalize_name(Requirement(each).name) for each in wanted}
+
+
+def distributions_of(imports: list[Import]) -> set[str]:
+    """The distributions that imports need, our own left out."""
+    packages = {
+        owner_of(found.imported, set(DISTRIBUTIONS)) or found.imported.partition(".")[0]
+        for found in imports
         if is_foreign(found.imported)
-    } - {"mge_cache", "mge_cache_server"}
-    assert {DISTRIBUTIONS.get(name, name.replace("_", "-")) for name in used} - declared == set()
+    } - {"mge_cache", "mge_cache_server", "tests", "tools"}
+    return {DISTRIBUTIONS.get(name) or canonicalize_name(name) for name in packages}
+
+
+def test_every_library_is_declared(repository: Path, server: list[Import]) -> None:
+    served = requirements_of(repository, "server", "embedded")
+    assert distributions_of(server) - served == set()
+    checks = [found for name in ("tests", "tools") for found in imports_in(repository / name)]
+    assert distributions_of(checks) - served - requirements_of(repository, "dev") == set()
 
 
 def test_the_rules_can_fail(tmp_path: Path) -> None:

@@ -102,10 +102,9 @@ class CacheServiceAsyncStub(CacheServiceStub):
     Stats: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.StatsRequest, _cache_service_pb2.StatsResponse]  # type: ignore[assignment]
     """Reports the figures that the REST statistics and the Prometheus metrics report."""
 
-class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
+class CacheServiceServicer:
     """CacheService answers, beside an application: have we already paid for this LLM answer?"""
 
-    @_abc_1.abstractmethod
     def GetPrompt(
         self,
         request: _cache_service_pb2.GetPromptRequest,
@@ -115,7 +114,6 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         where the request allows it, makes the others wait for that caller's answer.
         """
 
-    @_abc_1.abstractmethod
     def SetPrompt(
         self,
         request: _cache_service_pb2.SetPromptRequest,
@@ -123,7 +121,6 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_cache_service_pb2.SetPromptResponse, _abc.Awaitable[_cache_service_pb2.SetPromptResponse]]:
         """Stores the answer of a prompt, counts what it cost, and takes the lease back."""
 
-    @_abc_1.abstractmethod
     def HoldLease(
         self,
         request: _cache_service_pb2.HoldLeaseRequest,
@@ -133,7 +130,6 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         SetPrompt has taken the lease back hands the lease to the next waiting caller at once.
         """
 
-    @_abc_1.abstractmethod
     def Invalidate(
         self,
         request: _cache_service_pb2.InvalidateRequest,
@@ -144,7 +140,6 @@ class CacheServiceServicer(metaclass=_abc_1.ABCMeta):
         and the call can be repeated.
         """
 
-    @_abc_1.abstractmethod
     def Stats(
         self,
         request: _cache_service_pb2.StatsRequest,

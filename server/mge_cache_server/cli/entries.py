@@ -152,7 +152,8 @@ def _tell(result: SetResult, *, as_json: bool) -> None:
     for_ = f"for {format_duration(float(round(result.ttl_s)))}"
     if result.status is SetStatus.STORED:
         if not as_json:
-            click.echo(f"stored {for_}, cost ${result.cost_usd:.6f}")
+            cost = f", cost ${result.cost_usd:.6f}" if result.cost_usd else ""
+            click.echo(f"stored {for_}{cost}")
     elif result.status is SetStatus.KEPT_LOCALLY:
         click.echo(f"mge-cache: kept {for_} by this sidecar only: its store is down", err=True)
     elif result.status is SetStatus.OVERTAKEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -69,6 +70,8 @@ def cli() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; expected failures become one line on stderr."""
+    # What the client logs, a command says itself; `serve` sets logging up for all of them.
+    logging.getLogger("mge_cache").addHandler(logging.NullHandler())
     try:
         code = cli.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mge_cache._version import __version__
-from mge_cache_server.cli.failures import INTERRUPTED, NEGATIVE, CommandError
+from mge_cache_server.addresses import listen_problems
+from mge_cache_server.cli.failures import INTERRUPTED, NEGATIVE, USAGE, CommandError
 from mge_cache_server.cli.settings_options import read_settings, settings_options
 from mge_cache_server.config_parse import mask_url
 from mge_cache_server.logs import configure_logging
@@ -50,8 +51,25 @@ def serve(config: Path | None, **flags: str | bool | None) -> None:
 
 
 async def _serve(settings: Settings) -> None:
-    from mge_cache_server.app import build  # noqa: PLC0415 (after the settings' mistakes)
-    from mge_cache_server.errors import MgeError  # noqa: PLC0415
+    from mge_cache_server.errors import MgeError  # noqa: PLC0415 (after the settings' mistakes)
+    from mge_cache_server.prices import PricesFileError  # noqa: PLC0415
+
+    try:
+        await _run(settings)
+    except PricesFileError as error:
+        raise CommandError(f"--prices-file: {error}", USAGE) from error
+    except MgeError as error:
+        raise CommandError(str(error), NEGATIVE) from error
+    except (OSError, RuntimeError) as error:
+        # gRPC says only that it "failed to bind". All that did start has ended by now, so trying
+        # the addresses ourselves tells which one it was, and why.
+        problems = await asyncio.to_thread(listen_problems, settings)
+        text = "\n".join(problems) or f"cannot start: {error}"
+        raise CommandError(text, NEGATIVE) from error
+
+
+async def _run(settings: Settings) -> None:
+    from mge_cache_server.app import build  # noqa: PLC0415
 
     asked_to_stop = asyncio.Event()
     _handle_signals(asked_to_stop)
@@ -65,10 +83,6 @@ async def _serve(settings: Settings) -> None:
             _announce(app, settings)
             await stopping
         _log.info("stopping")
-    except MgeError as error:
-        raise CommandError(str(error), NEGATIVE) from error
-    except (OSError, RuntimeError) as error:
-        raise CommandError(await _why_not_started(settings, error), NEGATIVE) from error
     finally:
         for task in (starting, stopping):
             task.cancel()
@@ -87,14 +101,6 @@ def _handle_signals(asked_to_stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-
-
-async def _why_not_started(settings: Settings, error: Exception) -> str:
-    from mge_cache_server.addresses import listen_problems  # noqa: PLC0415
-
-    # gRPC says only that it "failed to bind"; trying the addresses ourselves tells which and why.
-    problems = await asyncio.to_thread(listen_problems, settings)
-    return "\n".join(problems) or f"cannot start: {error}"
 
 
 def _announce(app: App, settings: Settings) -> None:

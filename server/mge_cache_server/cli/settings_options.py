@@ -59,13 +59,17 @@ def _as_click_option(option: Option) -> Callable[[Any], Any]:
     return click.option(option.flag, option.name, metavar=option.spec.kind.name.upper(), help=help_)
 
 
-def read_settings(config: Path | None, flags: Mapping[str, str | bool | None]) -> Settings:
-    """Load the settings; all mistakes end the command with exit code 2."""
-    texts = {
+def to_texts(flags: Mapping[str, str | bool | None]) -> dict[str, str | None]:
+    """Write the flags' values as ``load_settings`` takes them."""
+    return {
         name: ("true" if value else "false") if isinstance(value, bool) else value
         for name, value in flags.items()
     }
+
+
+def read_settings(config: Path | None, flags: Mapping[str, str | bool | None]) -> Settings:
+    """Load the settings; all mistakes end the command with exit code 2."""
     try:
-        return load_settings(texts, os.environ, config)
+        return load_settings(to_texts(flags), os.environ, config)
     except ConfigError as error:
         raise CommandError(str(error), USAGE) from None

@@ -30,15 +30,18 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
     The embedded one is that of the sidecar that runs on the folder; without one it is started for
     the time of the command.
     """
-    from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError  # noqa: PLC0415
-    from mge_cache_server.redis_store import RedisStore  # noqa: PLC0415 (redis is slow to import)
+    from mge_cache_server.errors import (  # noqa: PLC0415 (not for --help)
+        StoreRefusedError,
+        StoreUnavailableError,
+    )
+    from mge_cache_server.stores import open_store as open_  # noqa: PLC0415 (not for --help)
 
     if settings.redis_url.startswith("memory://"):
         raise CommandError("memory:// is inside a sidecar: nobody else can reach it", USAGE)
     async with _reachable(settings) as url:
         timeout_s = max(settings.store_timeout_s, _PATIENT_S)
         patient = dataclasses.replace(settings, redis_url=url, store_timeout_s=timeout_s)
-        store = RedisStore(patient, observe=lambda _operation, _seconds: None)
+        store = open_(patient, observe=lambda _operation, _seconds: None)
         try:
             await store.start()
             yield store
@@ -80,10 +83,15 @@ async def running_embedded(data_dir: str, folder: Path) -> str:
     """
     from mge_cache_server.embedded_socket import ping  # noqa: PLC0415
 
+    path = _short_path(data_dir, folder)
+    return f"unix://{quote(str(path))}" if await ping(path) else ""
+
+
+def _short_path(data_dir: str, folder: Path) -> Path:
     home = Path(data_dir).expanduser().absolute()
     path = home / _EMBEDDED_SOCKET
-    if len(os.fsencode(path)) > _SOCKET_PATH_MAX_BYTES:
-        link = folder / "data"
-        link.symlink_to(home)
-        path = link / _EMBEDDED_SOCKET
-    return f"unix://{quote(str(path))}" if await ping(path) else ""
+    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX_BYTES:
+        return path
+    link = folder / "data"
+    link.symlink_to(home)
+    return link / _EMBEDDED_SOCKET

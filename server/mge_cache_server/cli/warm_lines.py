@@ -12,12 +12,6 @@ from mge_cache_server.jsonl import FieldError
 if TYPE_CHECKING:
     from mge_cache_server.jsonl import Line
 
-LINE_FORMAT = """\
-Each line is a JSON object. Required: model, prompt (or key: 64 hexadecimal digits), answer (or
-answer_base64). Optional: temperature, parameters (an object: system, max_tokens, ...),
-content_type, usage (input_tokens, output_tokens, cache_read_tokens, cache_write_tokens), cost_usd,
-compute_s, ttl ("24h" or seconds), masterplan, tags (a list)."""
-
 _USAGE = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 _IDENTITY = ("prompt", "temperature", "parameters")
 _MEMBERS = frozenset(
