@@ -102,11 +102,12 @@ def build(settings: Settings) -> App:
 def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     counts = Counts()
     l1 = L1Cache(settings.l1_max_bytes)
-    # Metrics report on the store, and the store is measured by metrics.
-    observers: list[Metrics] = []
-    store = open_store(
-        settings, observe=observers[0].store_operation
-    )
+
+    def observe(operation: str, seconds: float) -> None:
+        # Metrics report on the store, and the store is measured by metrics.
+        metrics.store_operation(operation, seconds)
+
+    store = open_store(settings, observe=observe)
     epochs = Epochs(
         store,
         retention_s=retention_s(settings),
