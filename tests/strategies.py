@@ -6,6 +6,8 @@ import string
 
 from hypothesis import strategies as st
 
+from mge_cache_server.model import Answer, Entry, EntryKey, Lease, Usage
+
 unicode_text = st.text(st.characters(codec="utf-8"), max_size=20)
 """Any text that has a UTF-8 form, that is without surrogates."""
 
@@ -39,3 +41,32 @@ identities = st.fixed_dictionaries(
     }
 )
 """Arguments of ``prompt_key``."""
+
+answers = st.builds(
+    Answer,
+    body=st.binary(max_size=64),
+    content_type=unicode_text,
+    model=unicode_text,
+    usage=st.builds(Usage, *4 * [st.integers(0, 2**53)]),
+    cost_usd=st.floats(0, 1e6),
+    compute_s=st.floats(0, 1e6),
+)
+
+entries = st.builds(
+    Entry,
+    answer=answers,
+    tick=st.integers(0, 2**53),
+    created_ms=st.integers(0, 2**53),
+    tags=st.lists(unicode_text, max_size=5).map(tuple),
+)
+
+entry_keys = st.builds(EntryKey, namespaces, st.binary(min_size=32, max_size=32))
+
+leases = st.builds(
+    Lease,
+    key=entry_keys,
+    token=st.binary(min_size=16, max_size=16),
+    tick=st.integers(0, 2**53),
+    ttl_s=st.integers(10, 600_000).map(lambda ms: ms / 1000),
+)
+"""Leases as wide as the contract lets them be: 10 ms to 10 minutes, to the millisecond."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
@@ -13,6 +14,9 @@ from mge_cache.errors import ClientClosedError
 from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mge_cache.v1 import cache_service_pb2 as pb
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
 Request = TypeVar("Request")
@@ -57,9 +61,32 @@ class AsyncConnection:
                 raise ClientClosedError("the client was closed during the call") from None
             raise
 
+    @contextlib.asynccontextmanager
+    async def hold(self, message: pb.HoldLeaseRequest, *, notice_s: float) -> AsyncIterator[None]:
+        """Keep HoldLease open while the block runs; give the sidecar ``notice_s`` to notice."""
+        call = self.stub.HoldLease(message)
+        held = asyncio.ensure_future(call.wait_for_connection())
+        held.add_done_callback(_note_outcome)
+        try:
+            # One turn of the loop sends it, so that a computation that blocks the loop is covered.
+            await asyncio.sleep(0)
+            yield
+        finally:
+            # A call that is cancelled before the sidecar has seen it hands nothing over.
+            try:
+                await asyncio.wait((held,), timeout=notice_s)
+            finally:
+                call.cancel()
+
     async def close(self) -> None:
         """Close the channel and end its calls. Closing again does nothing."""
         self._closed = True
         channel, self._channel, self._stub = self._channel, None, None
         if channel is not None:
             await channel.close(None)
+
+
+def _note_outcome(held: asyncio.Future[None]) -> None:
+    """Look at the error of a hold, lest asyncio complains: SetPrompt tells what matters of it."""
+    if not held.cancelled():
+        held.exception()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +14,8 @@ from mge_cache.errors import ClientClosedError
 from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from mge_cache.v1 import cache_service_pb2 as pb
 
 Request = TypeVar("Request")
@@ -58,14 +61,20 @@ class Connection:
                 raise
             raise ClientClosedError("the client is closed") from exc
 
-    def hold(self, message: pb.HoldLeaseRequest) -> grpc.CallIterator[pb.HoldLeaseResponse]:
-        """Open HoldLease, for the caller to cancel."""
+    @contextlib.contextmanager
+    def hold(self, message: pb.HoldLeaseRequest, *, notice_s: float) -> Iterator[None]:
+        """Keep HoldLease open while the block runs; give the sidecar ``notice_s`` to notice."""
+        call = self._open_hold(message)
         try:
-            return self.stub.HoldLease(message)
-        except ValueError as exc:
-            if not self._closed:
-                raise
-            raise ClientClosedError("the client is closed") from exc
+            yield
+        finally:
+            # A call that is cancelled before the sidecar has seen it hands nothing over; but one
+            # that hangs must not keep this thread.
+            hanging = threading.Timer(notice_s, call.cancel)
+            hanging.start()
+            call.initial_metadata()
+            hanging.cancel()
+            call.cancel()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Close the channel and end its calls. Closing again does nothing."""
@@ -74,3 +83,11 @@ class Connection:
             channel, self._channel, self._stub = self._channel, None, None
         if channel is not None:
             channel.close()
+
+    def _open_hold(self, message: pb.HoldLeaseRequest) -> grpc.CallIterator[pb.HoldLeaseResponse]:
+        try:
+            return self.stub.HoldLease(message)
+        except ValueError as exc:  # as above
+            if not self._closed:
+                raise
+            raise ClientClosedError("the client is closed") from exc

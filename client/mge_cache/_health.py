@@ -50,15 +50,16 @@ class Health:
             raise UnavailableError("not tried, as the sidecar could not be reached a moment ago")
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self, *, generous: bool = False) -> Iterator[None]:
         """Note how the look-up or store in the block goes.
 
+        ``generous``: its deadline is long enough for missing it to prove that the sidecar hangs.
         Not for Invalidate: there UNAVAILABLE can mean the sidecar's store.
         """
         try:
             yield
         except (SidecarError, InvalidRequestError) as exc:
-            self._failed(exc)
+            self._failed(exc, generous=generous)
             raise
         self._answered()
 
@@ -83,10 +84,12 @@ class Health:
         if self._breaker.succeeded():
             LOGGER.info("the cache at %s is back", self._target)
 
-    def _failed(self, error: MgeCacheError) -> None:
+    def _failed(self, error: MgeCacheError, *, generous: bool) -> None:
         if not isinstance(error, (UnavailableError, DeadlineExceededError)):
             self._answered()  # with an error, but it is there
-        elif self._breaker.failed(slow=isinstance(error, DeadlineExceededError)):
+            return
+        slow = isinstance(error, DeadlineExceededError) and not generous
+        if self._breaker.failed(slow=slow):
             LOGGER.warning(
                 "the cache at %s cannot be reached, answers are computed until it is back: %s",
                 self._target,

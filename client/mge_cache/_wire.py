@@ -50,6 +50,7 @@ def get_request(
     wait_s: float = 0.0,
     lease_ttl_s: float = 0.0,
     peek: bool = False,
+    asks_again: bool = False,
     send_prompt: bool = False,
 ) -> pb.GetPromptRequest:
     """Ask for an answer. ``lease_ttl_s`` = 0: the sidecar's default."""
@@ -58,6 +59,7 @@ def get_request(
         wait=_duration("wait_s", wait_s),
         lease_ttl=_duration("lease_ttl_s", lease_ttl_s),
         peek=peek,
+        asks_again=asks_again,
     )
 
 
@@ -171,6 +173,11 @@ def found_of(response: pb.GetPromptResponse) -> Found:
                 degraded=miss.degraded,
             )
     raise InternalError("GetPrompt's response is neither a hit nor a miss")
+
+
+def in_progress(found: Found) -> bool:
+    """Whether waiting for somebody else's answer can help."""
+    return isinstance(found, _types.Miss) and found.in_progress and not found.degraded
 
 
 def set_result_of(response: pb.SetPromptResponse) -> _types.SetResult:

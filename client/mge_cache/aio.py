@@ -12,11 +12,13 @@ from mge_cache._aio_connection import AsyncConnection
 from mge_cache._channel import resolve_target
 from mge_cache._health import Health
 from mge_cache._key import DEFAULT_NAMESPACE
+from mge_cache._turns import Turns
 from mge_cache._types import Miss, Timeouts
 from mge_cache.errors import ClientClosedError, MgeCacheError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from typing import Self
 
     from mge_cache._types import Answer, Hit, Lease, SetResult, Stats
@@ -24,8 +26,9 @@ if TYPE_CHECKING:
     from mge_cache.v1 import cache_service_pb2 as pb
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
-IN_FLIGHT_MAX = 64
-"""More calls than this at once wait in this process: their deadlines start when they are sent."""
+IN_FLIGHT_MAX = 16
+"""More look-ups (or stores) than this at once wait in this process, before their deadlines begin:
+to send more would not make it faster, only late."""
 
 
 class AsyncClient:
@@ -54,7 +57,9 @@ class AsyncClient:
         self._fail_open = fail_open
         self._send_prompt = send_prompt
         self._health = Health(self.target, retry_s=self._timeouts.retry_s)
-        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._look_ups = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._stores = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._turns = Turns()
         self._connection = AsyncConnection(self.target)
 
     @property
@@ -116,16 +121,14 @@ class AsyncClient:
         With ``lease``, the first caller that misses is handed one, for ``lease_ttl_s`` (10 ms to 10
         minutes, 0: 60 s) unless it is held; the others wait for its answer for up to ``wait_s``.
         """
-        return await self._get(
-            _wire.get_request(
-                request,
-                wait_s=wait_s,
-                lease_ttl_s=lease_ttl_s,
-                peek=not lease,
-                send_prompt=self._send_prompt,
-            ),
-            self._timeouts.get_deadline_s(wait_s),
+        message = _wire.get_request(
+            request,
+            wait_s=wait_s,
+            lease_ttl_s=lease_ttl_s,
+            peek=not lease,
+            send_prompt=self._send_prompt,
         )
+        return await self._get(message, wait_s)
 
     async def set(
         self,
@@ -157,26 +160,13 @@ class AsyncClient:
             _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s)
         )
 
-    @contextlib.asynccontextmanager
-    async def hold(self, lease: Lease) -> AsyncIterator[None]:
-        """Keep a lease for as long as the block runs.
+    def hold(self, lease: Lease) -> AbstractAsyncContextManager[None]:
+        """Keep a lease for as long as an ``async with`` block runs.
 
         Leaving it without having stored the answer hands the lease to the next caller at once.
         """
         message = _wire.hold_request(lease, max_s=self._timeouts.hold_s)
-        call = self.stub.HoldLease(message)
-        held = asyncio.ensure_future(call.wait_for_connection())
-        held.add_done_callback(_note_outcome)
-        try:
-            # One turn of the loop sends it, so that a computation that blocks the loop is covered.
-            await asyncio.sleep(0)
-            yield
-        finally:
-            # A call that is cancelled before the sidecar has seen it hands nothing over.
-            try:
-                await asyncio.wait((held,), timeout=self._timeouts.get_s)
-            finally:
-                call.cancel()
+        return self._connection.hold(message, notice_s=self._timeouts.get_s)
 
     async def invalidate(
         self,
@@ -240,32 +230,37 @@ class AsyncClient:
     async def _look_up(self, request: Identified, wait_s: float) -> Found:
         """Look up, then wait in slices while somebody else computes the answer."""
         give_up_at = time.monotonic() + wait_s
-        async with self._slots:
-            if self._fail_open:
-                self._health.check()
-            found = await self._look_up_once(request, 0.0)
-        while isinstance(found, Miss) and found.in_progress and not found.degraded:
-            left_s = give_up_at - time.monotonic()
-            if left_s <= 0:
-                break
-            found = await self._look_up_once(request, min(left_s, self._timeouts.slice_s))
+        asks_again = wait_s > 0
+        async with self._look_ups:
+            found = await self._look_up_once(request, 0.0, asks_again=asks_again)
+        if not _wire.in_progress(found):
+            return found
+        async with self._turns.of((request.namespace, request.key), within_s=wait_s):
+            while asks_again and _wire.in_progress(found):
+                left_s = max(0.0, give_up_at - time.monotonic())
+                slice_s = min(left_s, self._timeouts.slice_s)
+                asks_again = slice_s < left_s
+                found = await self._look_up_once(request, slice_s, asks_again=asks_again)
         return found
 
-    async def _look_up_once(self, request: Identified, wait_s: float) -> Found:
+    async def _look_up_once(self, request: Identified, wait_s: float, *, asks_again: bool) -> Found:
+        if self._fail_open:
+            self._health.check()
         message = _wire.get_request(
             request,
             wait_s=wait_s,
             lease_ttl_s=self._timeouts.lease_ttl_s,
+            asks_again=asks_again,
             send_prompt=self._send_prompt,
         )
-        return await self._get(message, self._timeouts.get_deadline_s(wait_s))
+        return await self._get(message, wait_s)
 
     async def _keep(
         self, message: pb.SetPromptRequest, answer: Answer, lease: Lease | None, compute_s: float
     ) -> None:
         try:
             _wire.complete(message, answer, lease=lease, compute_s=compute_s)
-            async with self._slots:
+            async with self._stores:
                 if self._fail_open:
                     self._health.check()
                 await self._set(message)
@@ -276,8 +271,9 @@ class AsyncClient:
         else:
             self._health.succeeded("SetPrompt")
 
-    async def _get(self, message: pb.GetPromptRequest, deadline_s: float) -> Found:
-        with self._health.watching():
+    async def _get(self, message: pb.GetPromptRequest, wait_s: float) -> Found:
+        deadline_s = self._timeouts.get_deadline_s(wait_s)
+        with self._health.watching(generous=wait_s > 0):
             response = await self._connection.call(self.stub.GetPrompt, message, deadline_s)
         return _wire.found_of(response)
 
@@ -286,9 +282,3 @@ class AsyncClient:
         with self._health.watching():
             response = await self._connection.call(self.stub.SetPrompt, message, deadline_s)
         return _wire.set_result_of(response)
-
-
-def _note_outcome(held: asyncio.Future[None]) -> None:
-    """Look at the error of a hold: SetPrompt will tell what matters of it."""
-    if not held.cancelled():
-        held.exception()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,8 @@ from mge_cache._types import Miss, Timeouts
 from mge_cache.errors import ClientClosedError, MgeCacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from mge_cache._types import Answer, Hit, Lease, SetResult, Stats
@@ -112,16 +112,14 @@ class Client:
         With ``lease``, the first caller that misses is handed one, for ``lease_ttl_s`` (10 ms to 10
         minutes, 0: 60 s) unless it is held; the others wait for its answer for up to ``wait_s``.
         """
-        return self._get(
-            _wire.get_request(
-                request,
-                wait_s=wait_s,
-                lease_ttl_s=lease_ttl_s,
-                peek=not lease,
-                send_prompt=self._send_prompt,
-            ),
-            self._timeouts.get_deadline_s(wait_s),
+        message = _wire.get_request(
+            request,
+            wait_s=wait_s,
+            lease_ttl_s=lease_ttl_s,
+            peek=not lease,
+            send_prompt=self._send_prompt,
         )
+        return self._get(message, wait_s)
 
     def set(
         self,
@@ -153,24 +151,13 @@ class Client:
             _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s)
         )
 
-    @contextlib.contextmanager
-    def hold(self, lease: Lease) -> Iterator[None]:
-        """Keep a lease for as long as the block runs.
+    def hold(self, lease: Lease) -> AbstractContextManager[None]:
+        """Keep a lease for as long as a ``with`` block runs.
 
         Leaving it without having stored the answer hands the lease to the next caller at once.
         """
         message = _wire.hold_request(lease, max_s=self._timeouts.hold_s)
-        call = self._connection.hold(message)
-        try:
-            yield
-        finally:
-            # A call that is cancelled before the sidecar has seen it hands nothing over; but one
-            # that hangs must not keep this thread.
-            hanging = threading.Timer(self._timeouts.get_s, call.cancel)
-            hanging.start()
-            call.initial_metadata()
-            hanging.cancel()
-            call.cancel()  # type: ignore[no-untyped-call]
+        return self._connection.hold(message, notice_s=self._timeouts.get_s)
 
     def invalidate(
         self,
@@ -234,24 +221,26 @@ class Client:
     def _look_up(self, request: Identified, wait_s: float) -> Found:
         """Look up, then wait in slices while somebody else computes the answer."""
         give_up_at = time.monotonic() + wait_s
-        if self._fail_open:
-            self._health.check()
-        found = self._look_up_once(request, 0.0)
-        while isinstance(found, Miss) and found.in_progress and not found.degraded:
-            left_s = give_up_at - time.monotonic()
-            if left_s <= 0:
-                break
-            found = self._look_up_once(request, min(left_s, self._timeouts.slice_s))
+        asks_again = wait_s > 0
+        found = self._look_up_once(request, 0.0, asks_again=asks_again)
+        while asks_again and _wire.in_progress(found):
+            left_s = max(0.0, give_up_at - time.monotonic())
+            slice_s = min(left_s, self._timeouts.slice_s)
+            asks_again = slice_s < left_s
+            found = self._look_up_once(request, slice_s, asks_again=asks_again)
         return found
 
-    def _look_up_once(self, request: Identified, wait_s: float) -> Found:
+    def _look_up_once(self, request: Identified, wait_s: float, *, asks_again: bool) -> Found:
+        if self._fail_open:
+            self._health.check()
         message = _wire.get_request(
             request,
             wait_s=wait_s,
             lease_ttl_s=self._timeouts.lease_ttl_s,
+            asks_again=asks_again,
             send_prompt=self._send_prompt,
         )
-        return self._get(message, self._timeouts.get_deadline_s(wait_s))
+        return self._get(message, wait_s)
 
     def _keep(
         self, message: pb.SetPromptRequest, answer: Answer, lease: Lease | None, compute_s: float
@@ -268,8 +257,9 @@ class Client:
         else:
             self._health.succeeded("SetPrompt")
 
-    def _get(self, message: pb.GetPromptRequest, deadline_s: float) -> Found:
-        with self._health.watching():
+    def _get(self, message: pb.GetPromptRequest, wait_s: float) -> Found:
+        deadline_s = self._timeouts.get_deadline_s(wait_s)
+        with self._health.watching(generous=wait_s > 0):
             response = self._connection.call(self.stub.GetPrompt, message, deadline_s)
         return _wire.found_of(response)
 

@@ -9,6 +9,7 @@ All numbers are big-endian. Decoding checks lengths and the CRC, and executes no
 from __future__ import annotations
 
 import struct
+import sys
 import zlib
 
 from mge_cache_server.errors import MgeError
@@ -71,7 +72,8 @@ def decode(record: bytes) -> Entry:
     for _ in range(2 + count):
         (length,) = _LENGTH.unpack_from(view, offset)
         offset += _LENGTH.size
-        texts.append(str(view[offset : offset + length], "utf-8"))
+        # Entries share their models and tags: one string of each is enough.
+        texts.append(sys.intern(str(view[offset : offset + length], "utf-8")))
         offset += length
     model, content_type, *tags = texts
     answer = Answer(

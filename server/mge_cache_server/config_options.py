@@ -135,7 +135,8 @@ class Option:
         if isinstance(raw, str):
             return raw
         if type(raw) not in self.spec.kind.toml:
-            msg = f"must be text ({self.spec.kind.name}) in quotes"
+            kind = self.spec.kind
+            msg = "must be true or false" if kind is BOOL else f"must be a {kind.name} in quotes"
             raise ValueError(msg)
         if isinstance(raw, dict):
             return ",".join(f"{name}={_toml_number(value)}" for name, value in raw.items())

@@ -229,7 +229,7 @@ def mask_url(url: str) -> str:
     """Hide the password in a URL, and all that could be one, for people and logs to read."""
     scheme, slashes, rest = url.partition("://")
     if not slashes:
-        return url
+        return f"***@{url.rpartition('@')[2]}" if "@" in url else url
     userinfo, at, location = rest.rpartition("@")  # the last @: passwords come unquoted, too
     user = userinfo.partition(":")[0] if ":" in userinfo else ""
     shown = re.sub(r"(?i)(password=)[^&]*", r"\1***", location)

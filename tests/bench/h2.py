@@ -15,7 +15,7 @@ from collections import deque
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
 
-from tests.bench.measure import Run
+from tests.bench.measure import LoadError, Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +29,6 @@ _WINDOW_BYTES = 2**30
 _REFILL_BYTES = 2**28
 _INITIAL_WINDOW_BYTES = 65_535
 _FRAME_BYTES = 16_384
-
-
-class LoadError(Exception):
-    """The server answered with an error, or not as expected."""
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

@@ -7,7 +7,10 @@ import itertools
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from tests.bench.measure import Run
+import grpc
+from redis.exceptions import RedisError
+
+from tests.bench.measure import LoadError, Run
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 async def closed_loop(call: Call, *, in_flight: int, duration_s: float) -> Run:
-    """Let ``in_flight`` tasks call one after the other, for a time."""
+    """Let ``in_flight`` tasks call one after the other, for a time; ``LoadError`` ends it."""
     latencies_s: list[float] = []
     start = perf_counter()
     stop_at = start + duration_s
@@ -33,9 +36,13 @@ async def closed_loop(call: Call, *, in_flight: int, duration_s: float) -> Run:
             latencies_s.append(ended - begun)
             begun = ended
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(in_flight):
-            tasks.create_task(loop())
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(in_flight):
+                tasks.create_task(loop())
+    except* (grpc.RpcError, RedisError) as group:
+        first = group.exceptions[0]
+        raise LoadError(f"{type(first).__name__}: {first}") from first
     return Run(latencies_s, perf_counter() - start)
 
 
@@ -54,6 +61,6 @@ def redis_get(client: Redis, key: str) -> Call:
 
     async def call() -> None:
         if await client.get(key) is None:
-            raise LookupError("the record is gone")
+            raise LoadError("the record is gone")
 
     return call

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class LoadError(Exception):
+    """A server answered with an error, or not as expected."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A closed loop of calls with a fixed number in flight, and the latency of each."""

@@ -25,7 +25,9 @@ async def profile_hits(folder: Path, redis_socket: str, *, l1: bool, duration_s:
     threads do is not seen.
     """
     stats = folder / "sidecar.prof"
-    options = ["--redis-url", f"unix://{redis_socket}", *(() if l1 else ("--l1-max", "0"))]
+    options = ["--redis-url", f"unix://{redis_socket}", "--store-timeout", "5s"]
+    if not l1:
+        options += ["--l1-max", "0"]
     async with servers.sidecar(folder, "profiled", *options, profile=stats) as server:
         await fill(server, messages.sets())
         connection = await Connection.open(

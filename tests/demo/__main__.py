@@ -98,7 +98,7 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
             raise CallFailedError(f"{error}\nThe sidecar's log ends with:\n{log}") from error
         served = read_served(base_url).since(before)
         stats = (await cache.stats(namespace=NAMESPACE)).layers[0]
-        comparisons = compare(stats, served, work, failures=cache.failures)
+        comparisons = compare(stats, served, work)
     return Outcome(options, stats, work, bare, comparisons)
 
 

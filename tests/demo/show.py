@@ -59,6 +59,9 @@ def show(outcome: Outcome, console: Console) -> None:
             f"[bold red]The accounts disagree[/] on {each.what}: the sidecar says "
             f"{each.sidecar:.10g}, the {each.other_name} {each.other:.10g}."
         )
+    for operation, count in sorted(outcome.stats.errors_by_operation.items()):
+        if count:
+            console.print(f"[yellow]Valkey was too slow[/] {count:,} times, in {operation}.")
 
 
 def _saved(outcome: Outcome) -> Table:

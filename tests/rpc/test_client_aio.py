@@ -220,7 +220,8 @@ async def test_waits_in_slices_then_computes_without_a_lease(double: SidecarDoub
     waits = [get.wait.ToTimedelta().total_seconds() for get in double.gets]
     assert waits[0] == 0
     assert len(waits) >= 3
-    assert all(0 < wait <= 0.05 for wait in waits[1:])
+    assert all(wait <= 0.05 for wait in waits)
+    assert [get.asks_again for get in double.gets] == [True] * (len(waits) - 1) + [False]
     assert double.sets[0].lease == b""
     assert not double.holds
 
@@ -228,7 +229,8 @@ async def test_waits_in_slices_then_computes_without_a_lease(double: SidecarDoub
 async def test_wait_of_zero_computes_at_once(double: SidecarDouble, client: AsyncClient) -> None:
     double.leases[REQUEST.key] = b"somebody's"
     await client.get_or_compute(REQUEST, Computation(), wait_s=0)
-    assert len(double.gets) == 1
+    (get,) = double.gets
+    assert not get.asks_again
 
 
 async def test_a_computation_that_blocks_the_loop_is_held(tmp_path: Path) -> None:
@@ -296,23 +298,46 @@ async def test_silent_listener_costs_the_deadline(tmp_path: Path) -> None:
 
 async def test_hanging_sidecar_is_given_up_after_three_deadlines(double: SidecarDouble) -> None:
     target = await double.start("127.0.0.1:0")
+    double.hangs.update(("GetPrompt", "SetPrompt"))
     async with AsyncClient(target, timeouts=Timeouts(retry_s=3600.0)) as client:
-        assert isinstance(await client.get(REQUEST), Miss)  # connected
-        double.hangs.update(("GetPrompt", "SetPrompt"))
         for _ in range(20):
             assert await client.get_or_compute(REQUEST, Computation()) == ANSWER
-    assert len(double.gets) + len(double.sets) == 1 + 3
+        assert client.failures == 40
+    # At most: on a busy machine a deadline can pass before the sidecar has seen the call.
+    assert len(double.gets) + len(double.sets) <= 3
 
 
-async def test_follower_notices_a_hanging_sidecar(double: SidecarDouble) -> None:
+async def test_followers_notice_a_hanging_sidecar_together(double: SidecarDouble) -> None:
     double.leases[REQUEST.key] = b"somebody's"
     target = await double.start("127.0.0.1:0")
-    timeouts = Timeouts(get_s=20.0, slice_s=0.1, slice_margin_s=0.1)
+    timeouts = Timeouts(get_s=20.0, slice_s=0.2, slice_margin_s=0.3, retry_s=3600.0)
+    compute = Computation()
     async with AsyncClient(target, timeouts=timeouts) as client:
-        task = asyncio.create_task(client.get_or_compute(REQUEST, Computation()))
-        await eventually(lambda: double.waiting)
+        tasks = [asyncio.create_task(client.get_or_compute(REQUEST, compute)) for _ in range(50)]
+        await eventually(lambda: double.waiting and len(double.gets) > 50)
         double.hangs.update(("GetPrompt", "SetPrompt"))
-        assert await task == ANSWER
+        # One of them waits for all; had each to find out by itself, it would take 15 s and more.
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*tasks) == [ANSWER] * 50
+    assert compute.calls == 50
+
+
+async def test_followers_of_one_client_do_not_all_wait_at_the_sidecar(
+    double: SidecarDouble, client: AsyncClient
+) -> None:
+    slow, unused = Computation(waits=True), Computation()
+    leader = asyncio.create_task(client.get_or_compute(REQUEST, slow))
+    await eventually(lambda: slow.calls)
+    followers = [asyncio.create_task(client.get_or_compute(REQUEST, unused)) for _ in range(20)]
+    await eventually(lambda: double.waiting and len(double.gets) >= 1 + 20 + 1)
+    assert double.waiting == 1
+    impatient = await client.get_or_compute(REQUEST, Computation("mine"), wait_s=0.05)
+    assert impatient.text == "mine"
+    followers.pop(0).cancel()
+    slow.go.set()
+    await asyncio.gather(leader, *followers)
+    assert unused.calls == 0
+    assert not client._turns._turns
 
 
 async def test_restarted_sidecar_is_found_again(

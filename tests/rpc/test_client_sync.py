@@ -169,7 +169,8 @@ async def test_hanging_sidecar(double: SidecarDouble) -> None:
         for _ in range(10):
             answer = await asyncio.to_thread(client.get_or_compute, REQUEST, Computation())
             assert answer == ANSWER
-    assert len(double.gets) + len(double.sets) == 3
+        assert client.failures == 20
+    assert len(double.gets) + len(double.sets) <= 3
     with Client(target, fail_open=False) as client, pytest.raises(DeadlineExceededError):
         await asyncio.to_thread(client.get_or_compute, REQUEST, Computation())
 

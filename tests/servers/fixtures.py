@@ -44,11 +44,12 @@ class _Startable(Protocol):
     def close(self) -> None: ...
 
 
+_T = TypeVar("_T")
 _S = TypeVar("_S", bound=_Startable)
 
 
-def require(make: Callable[[], _S]) -> _S:
-    """Make a server; where it is not installed, skip (or fail, if MGE_CACHE_REQUIRE_SERVERS=1)."""
+def require(make: Callable[[], _T]) -> _T:
+    """Make or find a server; skip where it is missing, or fail if MGE_CACHE_REQUIRE_SERVERS=1."""
     try:
         return make()
     except MissingServerError as missing:
@@ -132,7 +133,4 @@ def key_prefix() -> str:
 def tls_files(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
     """Certificates for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("tls")
-    try:
-        return make_tls_files(folder)
-    except MissingServerError as missing:
-        pytest.skip(str(missing))
+    return require(lambda: make_tls_files(folder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from mge_cache_server.config import Settings
@@ -54,7 +54,6 @@ class RedisBackend:
     url: str
     key_prefix: str
     client: Callable[[], Redis | RedisCluster]
-    observed: list[str] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -67,7 +66,7 @@ class RedisBackend:
         )
 
     def store(self) -> Store:
-        return open_store(self.settings, observe=lambda name, _: self.observed.append(name))
+        return open_store(self.settings, observe=lambda _operation, _seconds: None)
 
     async def plant_epoch(self, namespace: str, tag: str, tick: int) -> None:
         with self.client() as client:

@@ -137,3 +137,11 @@ def test_health_logs_a_failing_operation_once_until_it_works_again(
         health.went_without("SetPrompt", RefusedError("too big"))
         assert len(caplog.records) == 2
     assert health.failures == 3
+
+
+def test_one_missed_generous_deadline_is_proof(clock: Clock) -> None:
+    health = Health("unix:/s", retry_s=0.5, clock=clock)
+    with pytest.raises(DeadlineExceededError), health.watching(generous=True):
+        raise DeadlineExceededError
+    with pytest.raises(UnavailableError, match="not tried"):
+        health.check()

@@ -16,7 +16,7 @@ LINES_MAX = 320  # "about 300"
 REGISTRIES = re.compile(
     r"\b(py[p]i|test\.py[p]i|python[h]osted|docke[r]|gh[c]r|gc[r]|qua[y]|npm[j]s|conda)\.(org|io|com)\b"
 )
-MACHINE = re.compile(r"(?<![\w.~-])/(wor[k]|roo[t]|opt/whee[l]s|hom[e]/\w+)(?![\w-])")
+MACHINE = re.compile(r"(?<![\w.~-])/(wor[k]|roo[t]|opt/whee[l]s)(?![\w-])")
 COMMAND = re.compile(r"^\s*(?:\$ )?make(?P<words>(?: [\w-]+(?![\w=-]))*)", re.MULTILINE)
 
 

@@ -448,7 +448,7 @@ class SetPromptRequest(_message.Message):
     content_type: _builtins.str
     """What the bytes are, at most 256 bytes. Empty means "application/octet-stream"."""
     cost_usd: _builtins.float
-    """What the call cost in US dollars, finite and >= 0. Unset: computed from usage and the model's price."""
+    """What the call cost in US dollars, 0 to 1,000,000. Unset: computed from usage and the model's price."""
     masterplan: _builtins.str
     """The masterplan that this answer belongs to, at most 256 bytes. Empty: none."""
     lease: _builtins.bytes

@@ -1,0 +1,278 @@
+"""The store does not answer: refused, killed, stopped, loading, locked out, or behind a dead line.
+
+Each test makes the same calls before, during and after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+import redis
+
+from mge_cache.v1 import cache_service_pb2 as pb
+from tests.e2e import faults
+from tests.e2e.faults import Caller
+from tests.e2e.tcp_proxy import TcpProxy
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tests.e2e.sidecars import Launch, Sidecar
+    from tests.servers import RedisServer
+
+    Record = Callable[[str, object], None]
+    OwnServer = Callable[..., RedisServer]
+
+CALLS = 25
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Print a figure, for whoever reads along (pytest -rP)."""
+    return lambda name, figure: print(f"{request.node.name}: {name} = {figure}")
+
+
+async def before(sidecar: Sidecar) -> Caller:
+    """Store what the outage is to be survived with."""
+    caller = Caller(sidecar)
+    await faults.until_connected(sidecar)
+    stored = await caller.set("cached", masterplan="plan")
+    assert stored.status == pb.SET_STATUS_STORED
+    hit = (await caller.get("cached")).hit
+    assert (hit.answer, hit.degraded) == (faults.answer_of("cached"), False)
+    assert (await caller.get_new()).miss.lease
+    assert await caller.invalidate_code("another plan") is grpc.StatusCode.OK
+    caller.seconds.clear()
+    return caller
+
+
+async def during(caller: Caller, *, cached: bool = True) -> dict[str, float]:
+    """Check what callers see while the store is away; returns what it took."""
+    sidecar = caller.sidecar
+    for number in range(CALLS):
+        miss = (await caller.get_new()).miss
+        assert miss.degraded
+        assert miss.lease  # somebody has to compute it
+        kept = await caller.set(f"kept {number}")
+        assert kept.status == pb.SET_STATUS_KEPT_LOCALLY
+        hit = (await caller.get(f"kept {number}")).hit
+        assert hit.answer == faults.answer_of(f"kept {number}")
+        if cached:
+            hit = (await caller.get("cached")).hit
+            assert hit.answer == faults.answer_of("cached")
+        assert await caller.invalidate_code() is grpc.StatusCode.UNAVAILABLE
+    await faults.until_logged(sidecar, *faults.DOWN)
+    assert (await caller.get("kept 0")).hit.degraded
+    if cached:
+        hit = (await caller.get("cached")).hit
+        assert (hit.degraded, hit.layer) == (True, pb.HIT_LAYER_L1)
+    await spared(caller)
+    store = (await caller.stats()).store
+    assert (store.available, store.feed_live) == (False, False)
+    await faults.check_ready(sidecar)
+    return caller.check_times()
+
+
+async def spared(caller: Caller) -> None:
+    """Check that the open breaker keeps all calls from the store."""
+    tried = (await faults.scrape(caller.sidecar)).attempts()
+    for _ in range(CALLS):
+        await caller.get_new()
+        await caller.set("kept 0")
+        assert await caller.invalidate_code() is grpc.StatusCode.UNAVAILABLE
+    assert (await faults.scrape(caller.sidecar)).attempts() == tried
+
+
+async def after(caller: Caller, *, log: tuple[str, ...] = (*faults.DOWN, *faults.UP)) -> float:
+    """Check that all is well again; returns the seconds that it took."""
+    took_s = await faults.until_connected(caller.sidecar, within_s=faults.RECOVERY_S)
+    miss = (await caller.get_new()).miss
+    assert (bool(miss.lease), miss.degraded) == (True, False)
+    stored = await caller.set("later", masterplan="plan")
+    assert stored.status == pb.SET_STATUS_STORED
+    hit = (await caller.get("later")).hit
+    assert (hit.answer, hit.degraded) == (faults.answer_of("later"), False)
+    assert await caller.invalidate_code("plan") is grpc.StatusCode.OK
+    assert (await caller.get("later")).HasField("miss")
+    assert (await caller.get("cached")).HasField("miss")
+    await faults.check_ready(caller.sidecar)
+    assert sorted(faults.events(caller.sidecar)) == sorted(log)
+    figures = await faults.scrape(caller.sidecar)
+    for operation in ("lookup", "read_epochs", "advance", "feed"):
+        assert figures.errors(operation) >= 1, operation
+    return took_s
+
+
+@asynccontextmanager
+async def outage(sidecar: Sidecar, record: Record) -> AsyncIterator[Caller]:
+    """Go through all of it; the body breaks the store, and mends it after ``during``."""
+    caller = await before(sidecar)
+    yield caller
+    took_s = await after(caller)
+    record("recovered_ms", round(took_s * 1e3))
+
+
+async def through(
+    sidecar: Sidecar,
+    record: Record,
+    *,
+    breaks: Callable[[], object],
+    mends: Callable[[], object],
+) -> None:
+    """Go through an outage; ``breaks`` and ``mends`` may block, and return when it is so."""
+    async with outage(sidecar, record) as caller:
+        await asyncio.to_thread(breaks)
+        for name, figure in (await during(caller)).items():
+            record(name, round(figure, 1))
+        await asyncio.to_thread(mends)
+
+
+async def test_nobody_ever_listened_there(
+    launch: Launch, own_server: OwnServer, record: Record
+) -> None:
+    server = own_server()
+    server.kill()
+    sidecar = await launch(server.url, http=True)
+    caller = Caller(sidecar)
+    for name, figure in (await during(caller, cached=False)).items():
+        record(name, round(figure, 1))
+    await asyncio.to_thread(server.start)
+    record("recovered_ms", round(await after(caller) * 1e3))
+    await faults.check_no_secrets(sidecar, server)
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis8", "redis7"])
+async def test_killed_and_started_with_its_data(
+    launch: Launch, own_server: OwnServer, record: Record, kind: str
+) -> None:
+    server = own_server(kind)
+    sidecar = await launch(server.url, http=True)
+    await through(sidecar, record, breaks=server.kill, mends=server.start)
+    await faults.check_no_secrets(sidecar, server)
+
+
+async def test_killed_and_started_empty(
+    launch: Launch, own_server: OwnServer, record: Record
+) -> None:
+    server = own_server()
+    sidecar = await launch(server.unix_url, http=True)
+
+    def start_empty() -> None:
+        server.start()
+        server.restart(empty=True)
+        with server.client() as client:
+            assert client.dbsize() == 0
+
+    await through(sidecar, record, breaks=server.kill, mends=start_empty)
+    await faults.check_no_secrets(sidecar, server)
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis7"])
+async def test_stopped_and_continued(
+    launch: Launch, own_server: OwnServer, record: Record, kind: str
+) -> None:
+    server = own_server(kind)
+    sidecar = await launch(server.url, http=True)
+    await through(sidecar, record, breaks=server.pause, mends=server.resume)
+    await faults.check_no_secrets(sidecar, server)
+
+
+async def test_loading(launch: Launch, own_server: OwnServer, record: Record) -> None:
+    server = own_server(options={"loading-process-events-interval-bytes": "1024"})
+    sidecar = await launch(server.url, http=True)
+
+    def load() -> None:
+        server.execute("DEBUG", "POPULATE", 8000, "filler", 64)
+        server.config_set("key-load-delay", "100000")
+        with pytest.raises(redis.RedisError), server.client() as client:
+            client.connection_pool.connection_kwargs["socket_timeout"] = 0.2
+            client.execute_command("DEBUG", "RELOAD")
+        with pytest.raises(redis.BusyLoadingError):
+            server.execute("PING")
+
+    def finish() -> None:
+        server.config_set("key-load-delay", "0")
+        server.wait_ready()
+
+    await through(sidecar, record, breaks=load, mends=finish)
+
+
+async def test_password_changed(
+    launch: Launch, own_server: OwnServer, record: Record, tmp_path: Path
+) -> None:
+    server = own_server(password=f"{faults.PASSWORD_MARK}1")
+    file = tmp_path / "password"
+    file.write_text(f"{faults.PASSWORD_MARK}1\n")
+    url = f"redis://127.0.0.1:{server.port}/0"
+    sidecar = await launch(url, http=True, options=("--redis-password-file", str(file)))
+    await through(
+        sidecar,
+        record,
+        breaks=lambda: server.set_password(f"{faults.PASSWORD_MARK}2"),
+        mends=lambda: file.write_text(f"{faults.PASSWORD_MARK}2\n"),
+    )
+    await faults.check_no_secrets(sidecar, server)
+
+
+async def test_wrong_password_in_the_url(launch: Launch, own_server: OwnServer) -> None:
+    server = own_server(password="right")
+    url = f"redis://user:{faults.PASSWORD_MARK}@127.0.0.1:{server.port}/0"
+    sidecar = await launch(url, http=True)
+    caller = Caller(sidecar)
+    await during(caller, cached=False)
+    await faults.check_no_secrets(sidecar, server)
+
+
+async def test_line_goes_dead(
+    launch: Launch, own_server: OwnServer, record: Record
+) -> None:
+    server = own_server()
+    async with TcpProxy(server.port) as proxy:
+        sidecar = await launch(f"redis://127.0.0.1:{proxy.port}/0", http=True)
+        async with outage(sidecar, record) as caller:
+            proxy.hang()
+            for name, figure in (await during(caller)).items():
+                record(name, round(figure, 1))
+            # What was connected stays dead, as behind a firewall that has forgotten it.
+            proxy.forward_new_connections()
+        await faults.check_no_secrets(sidecar, server)
+
+
+async def test_line_breaks_and_then_goes_dead(launch: Launch, own_server: OwnServer) -> None:
+    server = own_server()
+    async with TcpProxy(server.port) as proxy:
+        sidecar = await launch(f"redis://127.0.0.1:{proxy.port}/0", http=True)
+        caller = await before(sidecar)
+        proxy.hang()
+        proxy.reset_connections()  # the feed connects again at once, to nothing
+        await eventually(lambda: proxy.hanging >= 1)
+        await during(caller)
+        proxy.forward_new_connections()
+        await after(caller)
+
+
+async def test_a_burst_at_a_server_that_hangs_waits_one_deadline(
+    launch: Launch, own_server: OwnServer, record: Record
+) -> None:
+    server = own_server()
+    sidecar = await launch(server.url, http=True)
+    caller = await before(sidecar)
+    server.pause()
+    started_s = time.perf_counter()
+    misses = await asyncio.gather(*(caller.get(f"burst {number}") for number in range(300)))
+    took_s = time.perf_counter() - started_s
+    assert all(found.miss.degraded for found in misses)
+    figures = await faults.scrape(sidecar)
+    assert not figures.store_up
+    # At most 32 have their turn at once; the others find the breaker open.
+    lookups = figures.of("mge_cache_store_operation_seconds_count", operation="lookup")
+    assert lookups <= 2 + 32
+    record("burst_ms", round(took_s * 1e3))
+    assert took_s < 2.0
