@@ -242,7 +242,7 @@ class Timeouts:
 
     get_s: float = 0.1
     """Deadline of a look-up that does not wait."""
-    set_s: float = 0.25
+    set_s: float = 0.5
     """Deadline of storing an answer."""
     invalidate_s: float = 2.0
     """Deadline of an invalidation."""

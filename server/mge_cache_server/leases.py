@@ -29,9 +29,10 @@ class Leases:
     def __init__(self, store: Store, *, failed: Callable[[str, str], None]) -> None:
         self._store = store
         self._failed = failed
-        self._held: dict[bytes, asyncio.Future[LeaseEnd]] = {}
+        self._held: dict[bytes, tuple[Lease, asyncio.Future[LeaseEnd]]] = {}
         self._releasing: set[asyncio.Task[None]] = set()
         self._flights: Flights | None = None
+        self._closing = False
 
     def attach(self, flights: Flights) -> None:
         """Tell where callers wait; flights and leases know each other."""
@@ -39,9 +40,9 @@ class Leases:
 
     def fulfilled(self, token: bytes) -> None:
         """Take note that the answer of a lease was stored: its holder may go."""
-        ended = self._held.get(token)
-        if ended is not None and not ended.done():
-            ended.set_result(LeaseEnd.FULFILLED)
+        held = self._held.get(token)
+        if held is not None and not held[1].done():
+            held[1].set_result(LeaseEnd.FULFILLED)
 
     async def renew(self, lease: Lease) -> bool:
         """Let a lease last its time to live from now. False: it is somebody else's, or over."""
@@ -54,8 +55,11 @@ class Leases:
 
     async def hold(self, lease: Lease, max_s: float) -> LeaseEnd:
         """Keep a lease until it ends; releases it if cancelled, or after ``max_s``."""
+        if self._closing:
+            self.release(lease)
+            return LeaseEnd.LOST
         loop = asyncio.get_running_loop()
-        ended: asyncio.Future[LeaseEnd] = self._held.setdefault(lease.token, loop.create_future())
+        _, ended = self._held.setdefault(lease.token, (lease, loop.create_future()))
         give_up_s = loop.time() + max_s
         try:
             while True:
@@ -78,9 +82,11 @@ class Leases:
 
     async def close(self) -> None:
         """End all holds as lost, and wait until the leases are given back."""
-        for ended in list(self._held.values()):
+        self._closing = True
+        for lease, ended in self._held.values():
             if not ended.done():
                 ended.set_result(LeaseEnd.LOST)
+                self.release(lease)
         while self._releasing:
             await asyncio.wait(self._releasing)
 

@@ -17,6 +17,7 @@ from redis.exceptions import (
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 
 from mge_cache_server import redis_store_scripts as scripts
@@ -46,6 +47,10 @@ _log = logging.getLogger(__name__)
 _IN_FLIGHT_MAX = 32
 _LATE_S = 0.005
 _SCAN_PAGE = 500
+_REFUSALS = frozenset({"MISCONF", "NOREPLICAS"})
+"""Further codes of a server that answers, but takes no writes (redis-py has no classes for them)."""
+_PROBE_KEY = EntryKey("default", bytes(32))
+"""No prompt has this key."""
 _CLUSTER_START_S = 1.0
 
 
@@ -146,7 +151,6 @@ class RedisStore:
             channel,
             namespace,
             *tags,
-            writes=True,
         )
         return Invalidated(namespace, int(previous), int(tick), tuple(tags))
 
@@ -236,10 +240,10 @@ class RedisStore:
         try:
             async with _deadline(self._timeout_s):
                 yield
-        except (ReadOnlyError, OutOfMemoryError) as exc:
-            await self._refused(exc)
-            raise StoreRefusedError(_reason(exc)) from None
         except (RedisError, OSError, TimeoutError) as exc:
+            if _refuses_writes(exc):
+                await self._refused(exc)
+                raise StoreRefusedError(_reason(exc)) from None
             self._breaker.failed(_reason(exc))
             raise StoreUnavailableError(_reason(exc)) from None
         else:
@@ -247,7 +251,7 @@ class RedisStore:
         finally:
             self._observe(operation, time.perf_counter() - started_s)
 
-    async def _refused(self, exc: RedisError) -> None:
+    async def _refused(self, exc: Exception) -> None:
         self._breaker.succeeded()
         if self._takes_writes:
             self._takes_writes = False
@@ -260,7 +264,10 @@ class RedisStore:
         started_s = time.perf_counter()
         try:
             async with _deadline(self._timeout_s):
-                await self._execute("PING")
+                # What callers do, not PING: that is answered also where scripts are held up or not
+                # allowed, and the breaker would open and close without end.
+                names = (self._names.entry(_PROBE_KEY), self._names.lease(_PROBE_KEY))
+                await self._call(scripts.LOOKUP, names, b"", 0, b"")
         except (RedisError, OSError, TimeoutError) as exc:
             raise StoreUnavailableError(_reason(exc)) from None
         finally:
@@ -297,6 +304,15 @@ def _settled_message(key: EntryKey) -> str:
     return f"S {key.namespace} {key.digest.hex()}"
 
 
+def _refuses_writes(exc: Exception) -> bool:
+    if isinstance(exc, ReadOnlyError | OutOfMemoryError):
+        return True
+    return isinstance(exc, ResponseError) and _reason(exc) in _REFUSALS
+
+
 def _reason(exc: BaseException) -> str:
     """Name a failure without its text, which may hold an address with a password."""
-    return type(exc).__name__ if not isinstance(exc, TimeoutError) else "deadline exceeded"
+    if isinstance(exc, TimeoutError):
+        return "deadline exceeded"
+    code = str(exc).partition(" ")[0] if type(exc) is ResponseError else ""
+    return code if code.isalpha() and code.isupper() else type(exc).__name__

@@ -52,6 +52,10 @@ class _Credentials(CredentialProvider):
                 raise RedisConnectionError(reason) from None
         return (self._username, password) if self._username else (password,)
 
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        # redis-py's own logs a warning at each connection.
+        return self.get_credentials()
+
 
 @dataclass(frozen=True, slots=True)
 class _Target:

@@ -64,12 +64,20 @@ def _unreachable(settings: Settings, error: Exception) -> Finding:
     if isinstance(error, TimeoutError):
         text = f"no answer within {format_duration(_PATIENT_S)}"
         return problem("redis", f"{where}: {text}", "look at host, port, firewall and TLS")
-    if isinstance(error, AuthenticationError | NoPermissionError):
+    if _is_refusal(error):
         mend = "look at --redis-username and the password; the user needs +@connection"
         return problem("redis", f"{where}: user or password refused", mend)
     # Only the kind of error: its text can hold what the URL holds.
     mend = "start it, or point --redis-url at the right host, port and scheme (rediss:// for TLS)"
     return problem("redis", f"{where}: cannot be reached ({type(error).__name__})", mend)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    while error is not None:  # redis-py wraps what a new connection meets
+        if isinstance(error, AuthenticationError | NoPermissionError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _Probe:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mge_cache_server.store import FeedEvent
 
 _PINGS_PER_TIMEOUT = 4
+_CONNECTS_PER_TIMEOUT = 2
+"""Connecting gets less time than silence: with the pause before it, it is tried within a second."""
 
 
 def parse_message(data: bytes) -> FeedEvent | None:
@@ -48,7 +50,7 @@ async def read_feed(
         await asyncio.shield(client.initialize())
     pubsub = client.pubsub()
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(timeout_s / _CONNECTS_PER_TIMEOUT):
             await pubsub.subscribe(channel)
         async for event in _events(pubsub, timeout_s):
             yield event
@@ -60,7 +62,9 @@ async def _events(pubsub: Any, timeout_s: float) -> AsyncIterator[FeedEvent]:
     loop = asyncio.get_running_loop()
     heard_s = loop.time()
     while True:
-        message = await pubsub.get_message(timeout=timeout_s / _PINGS_PER_TIMEOUT)
+        # redis-py connects again in here when the connection breaks, and sets no limit to that.
+        async with asyncio.timeout(timeout_s):
+            message = await pubsub.get_message(timeout=timeout_s / _PINGS_PER_TIMEOUT)
         if message is None:
             if loop.time() - heard_s > timeout_s:
                 raise RedisConnectionError("no answer to PING on the feed")

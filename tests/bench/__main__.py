@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -61,6 +62,7 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _measure(folder: Path, options: argparse.Namespace, console: Console) -> Report:
+    busy = os.getloadavg()[0]
     with console.status("starting") as status:
 
         def progress(what: str) -> None:
@@ -78,16 +80,17 @@ async def _measure(folder: Path, options: argparse.Namespace, console: Console) 
         footprint,
         invalidations,
         targets(results, starts, footprint, invalidations),
-        options.rounds,
-        options.round_s,
+        rounds=options.rounds,
+        round_s=options.round_s,
+        load_before=busy,
     )
 
 
 async def _speed(
     folder: Path, redis_socket: str, options: argparse.Namespace, progress: Callable[[str], None]
 ) -> Results:
-    # The default deadline of 50 ms would turn a pause of a busy machine into a failed run. Its length
-    # does not change what a call costs.
+    # The default deadline of 50 ms would turn a pause of a busy machine into a failed run. Its
+    # length does not change what a call costs.
     shared = ("--redis-url", f"unix://{redis_socket}", "--store-timeout", "5s")
     async with (
         servers.echo(folder) as echo,
@@ -115,7 +118,7 @@ async def _profile(folder: Path, options: argparse.Namespace) -> str:
 def main() -> int:
     """Measure and print; return the exit code. A target that is missed is no failure."""
     options = _arguments()
-    console = Console(width=None if Console().is_terminal else 120)
+    console = Console(width=None if Console().is_terminal else 132)
     try:
         with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
             if options.profile:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tests.bench.targets import Target
 
 
+_BUSY = 0.7
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """Everything that a run found."""
@@ -32,6 +35,8 @@ class Report:
     targets: list[Target]
     rounds: int
     round_s: float
+    load_before: float
+    """The machine's load average as the run began: work of others shows in the figures."""
 
 
 def show(report: Report, console: Console) -> None:
@@ -39,6 +44,11 @@ def show(report: Report, console: Console) -> None:
     console.print(_speed(report))
     console.print(_scale(report))
     console.print(_targets(report))
+    if report.load_before > _BUSY:
+        console.print(
+            f"[yellow]The machine was busy with something else[/] (load average "
+            f"{report.load_before:.1f} before the run): take the figures for noise."
+        )
 
 
 def as_json(report: Report) -> dict[str, object]:
@@ -49,6 +59,7 @@ def as_json(report: Report) -> dict[str, object]:
         "python": platform.python_version(),
         "rounds": report.rounds,
         "round_s": report.round_s,
+        "load_before": report.load_before,
         "speed": [
             {
                 **asdict(case),
@@ -70,13 +81,13 @@ def as_json(report: Report) -> dict[str, object]:
 def _speed(report: Report) -> Table:
     table = Table(
         title=f"Speed over the unix socket: medians of {report.rounds} rounds of "
-        f"{report.round_s:g} s (quartiles); load average {os.getloadavg()[0]:.1f}",
+        f"{report.round_s:g} s (quartiles)",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("what")
     table.add_column("generator")
     for heading in ("in flight", "p50 µs", "p99 µs", "calls/s", "server CPU µs/call"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     ordered = sorted(
         report.results,
         key=lambda case: (case.in_flight, case.generator != RAW, NAMES.index(case.name)),

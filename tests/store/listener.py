@@ -45,6 +45,8 @@ async def listening(store: Store) -> AsyncIterator[Listener]:
     task = asyncio.create_task(listener.collect(store))
     try:
         await eventually(lambda: task.done() or Subscribed() in listener.events)
+        if task.done():
+            task.result()
         yield listener
     finally:
         task.cancel()

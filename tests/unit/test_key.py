@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mge_cache import InvalidRequestError, canonical_json, json_parameters, prompt_key
@@ -20,6 +20,8 @@ from tools.make_key_vectors import vectors
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+unhurried = settings(deadline=None)  # a busy machine is not a slow function
 
 FIELDS = ("namespace", "model", "temperature", "prompt", "parameters")
 
@@ -96,17 +98,20 @@ def test_one_vector_by_hand() -> None:
     assert prompt_key(**fields) == hashlib.sha256(encoding).digest()
 
 
+@unhurried
 @given(identities)
 def test_an_encoding_can_be_read_back(identity: dict[str, Any]) -> None:
     """So it is injective: two identities that differ cannot have one encoding."""
     assert decode(encode_identity(**identity)) == identity
 
 
+@unhurried
 @given(identities, identities)
 def test_different_requests_have_different_keys(one: dict[str, Any], two: dict[str, Any]) -> None:
     assert (prompt_key(**one) == prompt_key(**two)) == (one == two)
 
 
+@unhurried
 @given(identities, st.sampled_from(FIELDS), st.data())
 def test_each_field_enters_the_key(
     identity: dict[str, Any], field: str, data: st.DataObject
@@ -116,6 +121,7 @@ def test_each_field_enters_the_key(
     assert prompt_key(**other) != prompt_key(**identity)
 
 
+@unhurried
 @given(identities, st.randoms(use_true_random=False))
 def test_the_order_of_parameters_does_not_matter(identity: dict[str, Any], random: Any) -> None:
     shuffled = list(identity["parameters"].items())
@@ -130,6 +136,7 @@ def test_temperatures_that_are_none(temperature: float) -> None:
     assert caught.value.field == "temperature"
 
 
+@unhurried
 @given(lone_surrogates, st.sampled_from(("namespace", "model", "prompt", "name", "text")))
 def test_lone_surrogates_are_refused_without_showing_the_text(surrogate: str, place: str) -> None:
     fields: dict[str, Any] = dict.fromkeys(("namespace", "model", "prompt"), "x")
@@ -159,32 +166,38 @@ def as_parsed(value: Any) -> Any:
             return {name: as_parsed(member) for name, member in value.items()}
 
 
+@unhurried
 @given(json_values)
 def test_canonical_json_is_json_of_the_same_value(value: Any) -> None:
     assert as_parsed(json.loads(canonical_json(value))) == as_parsed(value)
 
 
+@unhurried
 @given(json_values)
 def test_canonical_json_of_what_was_parsed_is_the_same(value: Any) -> None:
     text = canonical_json(value)
     assert canonical_json(json.loads(text)) == text
 
 
+@unhurried
 @given(st.integers())
 def test_integers_keep_all_their_digits(value: int) -> None:
     assert canonical_json(value) == str(value)
 
 
+@unhurried
 @given(st.integers(-(2**53), 2**53))
 def test_integers_and_floats_of_one_value_agree(value: int) -> None:
     assert canonical_json(value) == canonical_json(float(value))
 
 
+@unhurried
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_floats_lose_nothing(value: float) -> None:
     assert float(canonical_json(value)) == value
 
 
+@unhurried
 @given(st.dictionaries(unicode_text, json_values), st.randoms(use_true_random=False))
 def test_canonical_json_does_not_depend_on_the_order(members: dict[str, Any], random: Any) -> None:
     shuffled = list(members.items())
@@ -192,6 +205,7 @@ def test_canonical_json_does_not_depend_on_the_order(members: dict[str, Any], ra
     assert canonical_json(dict(shuffled)) == canonical_json(members)
 
 
+@unhurried
 @given(json_values)
 def test_tuples_are_lists(value: Any) -> None:
     assert canonical_json((value, value)) == canonical_json([value, value])

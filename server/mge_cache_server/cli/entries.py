@@ -64,7 +64,7 @@ def get(
         why = "; the sidecar cannot ask its store" if found.degraded else ""
         if as_json:
             click.echo(json.dumps({"hit": False, "degraded": found.degraded}))
-            sys.exit(NEGATIVE)
+            raise click.exceptions.Exit(NEGATIVE)
         raise CommandError(f"miss{why}", NEGATIVE)
     if as_json:
         click.echo(json.dumps(_members(found), ensure_ascii=False))

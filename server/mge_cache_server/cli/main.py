@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mge_cache._version import __version__
-from mge_cache_server.cli.failures import INTERRUPTED, OK, USAGE, CommandError
+from mge_cache_server.cli.failures import INTERRUPTED, NEGATIVE, OK, USAGE, CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,8 +70,9 @@ def cli() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit code; expected failures become one line on stderr."""
-    # What the client logs, a command says itself; `serve` sets logging up for all of them.
-    logging.getLogger("mge_cache").addHandler(logging.NullHandler())
+    # What libraries log, a command says itself; `serve` sets logging up in place of this.
+    if not logging.getLogger().handlers:
+        logging.getLogger().addHandler(logging.NullHandler())
     try:
         code = cli.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
         sys.stdout.flush()
@@ -88,9 +89,10 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         if error.errno != errno.EPIPE:
             raise
-        # The reader has enough. What is still buffered must not fail again at exit.
+        # The reader has enough. What is still buffered must not fail again at exit. (Where a
+        # command itself meets the closed pipe, click ends it with 1.)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
+        return NEGATIVE
     return code if isinstance(code, int) else OK
 
 

@@ -9,10 +9,10 @@ from mge_cache_server.config import options
 _HEAD = """\
 # Settings
 
-Every setting of `mge-cache serve` (and of `doctor`, `export` and `import`) can be given as a flag, as
-an environment variable, or in a TOML file that `--config` or `MGE_CACHE_CONFIG` names. A flag wins
-over the environment, and the environment over the file. All mistakes are reported together, unknown
-names too. The name in the file is the flag's, with `_` in place of `-`:
+Every setting of `mge-cache serve` (and of `doctor`, `export` and `import`) can be given as a flag,
+as an environment variable, or in a TOML file that `--config` or `MGE_CACHE_CONFIG` names. A flag
+wins over the environment, and the environment over the file. All mistakes are reported together,
+unknown names too. The name in the file is the flag's, with `_` in place of `-`:
 
 ```toml
 redis_url = "rediss://redis.example:6380/0"

@@ -132,20 +132,31 @@ class _Filler:
         from mge_cache_server.jsonl import FieldError  # noqa: PLC0415
 
         slots = asyncio.Semaphore(concurrency)
+        unread: list[tuple[int, Exception]] = []
+        lines = read_lines(
+            file, line_max_bytes=_LINE_MAX_BYTES, bad=lambda *mistake: unread.append(mistake)
+        )
         try:
             async with asyncio.TaskGroup() as group:
-                for line in read_lines(file, line_max_bytes=_LINE_MAX_BYTES, bad=self._bad):
-                    await slots.acquire()
+                # In a thread: while a pipe has nothing to read, calls in flight must go on.
+                while line := await asyncio.to_thread(next, lines, None):
+                    self._take_over(unread)
                     try:
                         parsed = parse_line(line, namespace)
                     except FieldError as error:
-                        slots.release()
                         self._bad(line.number, error)
                         continue
+                    await slots.acquire()
                     task = group.create_task(self._store(parsed))
                     task.add_done_callback(lambda _: slots.release())
+                self._take_over(unread)
         except ExceptionGroup as group_error:
             raise group_error.exceptions[0] from None
+
+    def _take_over(self, mistakes: list[tuple[int, Exception]]) -> None:
+        for number, error in mistakes:
+            self._bad(number, error)
+        mistakes.clear()
 
     def _bad(self, number: int, error: Exception) -> None:
         self._report.bad.add(number, error)
