@@ -10,7 +10,7 @@ BASELINE := protos/baseline/mge_cache.binpb
 DATA_DIR ?= $(CURDIR)/.mge-cache-data
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench check lint format types proto proto-check baseline lock clean
+.PHONY: help run test demo bench check lint format types proto proto-check settings baseline lock clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ types: $(READY) ## Check types (mypy --strict)
 
 proto: $(READY) ## Generate client/mge_cache/v1 from the contract
 	@$(PY) -m tools.protos client
+
+settings: $(READY) ## Write the table of settings into README.md and docs/settings.md
+	@$(PY) -m tools.settings_pages
 
 proto-check: $(READY) ## Lint the contract; look for breaking changes and for stale generated code
 	@$(BIN)/buf lint

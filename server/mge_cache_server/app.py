@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 class _Parts:
     store: Store
     prompts: PromptCache
+    prices: Prices
     feed: Feed
     rpc: RpcServer
     http: HttpServer | None
@@ -49,6 +50,7 @@ class App:
         self._embedded: EmbeddedValkey | None = None
         self._parts: _Parts | None = None
         self._serving = False
+        self._pricing: asyncio.Future[None] | None = None
         self.targets: tuple[str, ...] = ()
         """Where gRPC listens, as a client writes it; empty before the start."""
         self.http_address = ""
@@ -70,10 +72,14 @@ class App:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
         self._serving = True
+        # After the start, which need not wait for it, and before the first answer, which would.
+        self._pricing = asyncio.ensure_future(parts.prices.load())
 
     async def stop(self) -> None:
         """Refuse new calls, let those in flight end within the grace, give leases back, close."""
         self._serving = False
+        if self._pricing is not None:
+            await asyncio.wait([self._pricing])
         parts = self._parts
         if parts is not None:
             draining = asyncio.ensure_future(parts.rpc.stop(self._settings.drain_s))
@@ -119,9 +125,10 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     prompts = PromptCache(
         store=store, l1=l1, epochs=epochs, counts=counts, policy=_policy(settings)
     )
+    prices = _prices(settings)
     service = CacheService(
         prompts=prompts,
-        prices=_prices(settings),
+        prices=prices,
         reporter=reporter,
         limits=_limits(settings),
         observe=metrics.rpc,
@@ -137,7 +144,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     if settings.http_listen:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
-    return _Parts(store, prompts, feed, RpcServer(settings, service), http)
+    return _Parts(store, prompts, prices, feed, RpcServer(settings, service), http)
 
 
 def _policy(settings: Settings) -> CachePolicy:

@@ -33,12 +33,11 @@ from importlib import metadata
 from pathlib import Path
 
 from mge_cache_server import embedded_socket
+from mge_cache_server.embedded_socket import SOCKET_NAME, socket_path
 from mge_cache_server.errors import MgeError
 
 _log = logging.getLogger(__name__)
 
-_SOCKET = "valkey.sock"
-_SOCKET_PATH_MAX_BYTES = 103  # macOS; Linux takes 107
 _LOG = "valkey.log"
 _LOG_MAX_BYTES = 1024 * 1024
 _RESTART_PAUSE_MAX_S = 5.0
@@ -85,7 +84,7 @@ class EmbeddedValkey:
         self._maxmemory_bytes = maxmemory_bytes
         self._start_s = start_s
         self._stop_s = stop_s
-        self._socket = self._dir / _SOCKET
+        self._socket = self._dir / SOCKET_NAME
         self._short_dir: Path | None = None
         self._lock_fd: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -127,7 +126,7 @@ class EmbeddedValkey:
         if self._short_dir is not None:
             shutil.rmtree(self._short_dir, ignore_errors=True)
             self._short_dir = None
-            self._socket = self._dir / _SOCKET
+            self._socket = self._dir / SOCKET_NAME
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
@@ -137,11 +136,11 @@ class EmbeddedValkey:
             self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if len(os.fsencode(self._socket)) > _SOCKET_PATH_MAX_BYTES:
+            if socket_path(self._dir) is None:
                 # The limit is on the text of the path: a symlink gets around it.
                 self._short_dir = Path(tempfile.mkdtemp(prefix="mge-cache-"))
                 (self._short_dir / "data").symlink_to(self._dir)
-                self._socket = self._short_dir / "data" / _SOCKET
+                self._socket = self._short_dir / "data" / SOCKET_NAME
             log = self._dir / _LOG
             if log.exists() and log.stat().st_size > _LOG_MAX_BYTES:
                 log.replace(log.with_suffix(".log.1"))
@@ -264,7 +263,7 @@ def _watch(
 def _arguments(maxmemory_bytes: int) -> list[str]:
     settings = {
         "port": "0",
-        "unixsocket": _SOCKET,
+        "unixsocket": SOCKET_NAME,
         "unixsocketperm": "700",
         "dir": ".",
         "logfile": _LOG,

@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+SOCKET_NAME = "valkey.sock"
+"""The socket's name in the data folder."""
+
+_PATH_MAX_BYTES = 103  # macOS; Linux takes 107
 _PING_S = 0.5
 _END_S = 2.0
+
+
+def socket_path(home: Path) -> Path | None:
+    """Return where a data folder's socket is; None if that path is too long for a socket."""
+    path = home / SOCKET_NAME
+    return path if len(os.fsencode(path)) <= _PATH_MAX_BYTES else None
 
 
 async def ping(path: Path) -> bytes:

@@ -1,8 +1,8 @@
 """The sidecar's own errors. ``interceptors`` has the one table that turns them into gRPC statuses.
 
 MgeError
+├── EmbeddedError            the embedded server cannot run here (in ``embedded``)
 ├── InvalidRequestError      the request is at fault; repeating it cannot help
-├── FeatureOffError          the request needs something that is switched off
 └── StoreError               the store could not do it; repeating it later can help
     ├── StoreUnavailableError    it did not answer in time, or not at all
     └── StoreRefusedError        it answered, but refuses writes (read-only, out of memory)
@@ -21,10 +21,6 @@ class InvalidRequestError(MgeError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
-
-
-class FeatureOffError(MgeError):
-    """What the request needs has been switched off."""
 
 
 class StoreError(MgeError):

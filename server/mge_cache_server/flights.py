@@ -121,12 +121,15 @@ class Flights:
             if not flight.waiters:
                 flight.wake.set()
 
-    def fulfil(self, key: EntryKey, hit: Hit) -> None:
-        """Give an entry that was stored by this sidecar to all who wait for it here."""
+    def fulfil(self, key: EntryKey, hit: Hit | None) -> None:
+        """Give an entry that was stored by this sidecar to all who wait for it here.
+
+        None: its lease is over, but whether it is valid they have to ask the store.
+        """
         self._local.pop(key, None)
         flight = self._flights.get(key)
         if flight is not None:
-            for waiter in flight.waiting():
+            for waiter in flight.waiting() if hit is not None else ():
                 waiter.landing.set_result(hit)
             flight.wake.set()
 

@@ -38,7 +38,7 @@ class L1Cache:
         self.max_bytes = max_bytes
         self.size_bytes = 0
         self.evictions = 0
-        self._now = now
+        self.now = now
         self._residents: OrderedDict[EntryKey, Resident] = OrderedDict()
 
     @property
@@ -51,7 +51,7 @@ class L1Cache:
         resident = self._residents.get(key)
         if resident is None:
             return None
-        if resident.expires_s <= self._now():
+        if resident.expires_s <= self.now():
             self.discard(key)
             return None
         self._residents.move_to_end(key)
@@ -59,15 +59,15 @@ class L1Cache:
 
     def remaining_s(self, resident: Resident) -> float:
         """Return the time left to a resident."""
-        return resident.expires_s - self._now()
+        return resident.expires_s - self.now()
 
-    def put(self, key: EntryKey, entry: Entry, remaining_s: float, clock: int) -> None:
-        """Keep an entry for ``remaining_s``; one that is larger than the bound is not kept."""
+    def put(self, key: EntryKey, entry: Entry, expires_s: float, clock: int) -> None:
+        """Keep an entry until ``expires_s`` of ``now``; not one that is larger than the bound."""
         self.discard(key)
         size = _size_bytes(entry)
-        if size > self.max_bytes or remaining_s <= 0:
+        if size > self.max_bytes or expires_s <= self.now():
             return
-        self._residents[key] = Resident(entry, self._now() + remaining_s, size, clock)
+        self._residents[key] = Resident(entry, expires_s, size, clock)
         self.size_bytes += size
         while self.size_bytes > self.max_bytes:
             _, oldest = self._residents.popitem(last=False)

@@ -89,7 +89,7 @@ class MemoryStore:
         found = self._data.records.get(key)
         if found is not None:
             record, expires_s = found
-            if expires_s <= now_s or (reject and record.startswith(reject)):
+            if expires_s <= now_s or not record or (reject and record.startswith(reject)):
                 del self._data.records[key]
             else:
                 return Lookup(record, expires_s - now_s, granted=False)

@@ -100,12 +100,12 @@ class Prices:
         self._remembered: dict[str, tuple[float, ModelPrice | None]] = {}
 
     async def prepare(self, model: str) -> None:
-        """Load the bundled list, if ``model`` needs it, without blocking the event loop.
+        """Load the bundled list, if ``model`` needs it, without blocking the event loop."""
+        if self._bundled is None and self._override(model) is None:
+            await self.load()
 
-        It takes about 0.2 s and 16 MB, once; after that this returns at once.
-        """
-        if self._bundled is not None or self._override(model) is not None:
-            return
+    async def load(self) -> None:
+        """Load the bundled list in a thread: about 0.2 s and 16 MB, once."""
         async with self._loading:
             if self._bundled is None:
                 self._bundled = await asyncio.to_thread(_load_bundled)

@@ -101,18 +101,12 @@ class PromptCache:
         return outcome
 
     async def peek(self, key: EntryKey) -> Hit | Miss:
-        """Look an answer up without a lease and without waiting."""
+        """Look an answer up without a lease, without waiting and without counting it."""
         known = self._namespace(key.namespace)
-        counts = self._counts.of(key.namespace, LLM_LAYER)
-        outcome: Hit | Miss = Miss()
-        if self._policy.enabled:
-            found = self._from_memory(key, known) or await self._checked_memory(key)
-            outcome = found or await self._peek_store(key)
-        if isinstance(outcome, Hit):
-            _count_hit(counts, outcome.entry.answer)
-        else:
-            counts.misses += 1
-        return outcome
+        if not self._policy.enabled:
+            return Miss()
+        found = self._from_memory(key, known) or await self._checked_memory(key)
+        return found or await self._peek_store(key)
 
     async def set(
         self,
@@ -203,6 +197,8 @@ class PromptCache:
     async def _read(self, key: EntryKey, offer: LeaseOffer | None) -> Hit | Lease | Held:
         reject = b""
         while True:
+            # The record's time left counts from some moment between now and the reply.
+            asked_s = self._l1.now()
             try:
                 lookup, known = await self._look_up(key, offer, reject)
             except StoreError:
@@ -214,7 +210,7 @@ class PromptCache:
                 return Held(lookup.remaining_s)
             entry = self._decode(key.namespace, lookup.record)
             if entry is not None and known.admits(entry.tick, entry.tags):
-                self._l1.put(key, entry, lookup.remaining_s, known.clock)
+                self._l1.put(key, entry, asked_s + lookup.remaining_s, known.clock)
                 return Hit(entry, HitSource.STORE, lookup.remaining_s, degraded=False)
             # Dead or damaged: ask again, as if it were not there.
             reject = lookup.record[: codec.HEADER_BYTES]
@@ -260,13 +256,21 @@ class PromptCache:
             return SetStatus.OVERTAKEN
         entry = Entry(answer, tick, round(self._wall_clock() * 1000), tags)
         token = b"" if lease is None else lease.token
+        expires_s = self._l1.now() + ttl_s
         stored = stored and await self._put(key, entry, ttl_s, token)
         if lease is not None and not stored:
             self.leases.release(lease)
-        self._counts.of(key.namespace, LLM_LAYER).writes += 1
-        self._l1.put(key, entry, ttl_s, known.clock)
         self.leases.fulfilled(token)
-        self.flights.fulfil(key, Hit(entry, HitSource.FLIGHT, ttl_s, degraded=not stored))
+        if not known.admits(tick, tags):
+            # Overtaken on its way to the store, where nobody will take it either.
+            self.flights.fulfil(key, None)
+            return SetStatus.OVERTAKEN
+        self._counts.of(key.namespace, LLM_LAYER).writes += 1
+        self._l1.put(key, entry, expires_s, known.clock)
+        hit = Hit(entry, HitSource.FLIGHT, ttl_s, degraded=not stored)
+        # Without a feed, an invalidation that overtook it on its way may not be known here.
+        sure = not stored or self._epochs.is_current(known)
+        self.flights.fulfil(key, hit if sure else None)
         return SetStatus.STORED if stored else SetStatus.KEPT_LOCALLY
 
     async def _latest_epochs(self, namespace: str) -> tuple[NamespaceEpochs, bool]:

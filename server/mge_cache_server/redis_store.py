@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import (
     NoScriptError,
-    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
-    ResponseError,
 )
 
 from mge_cache_server import redis_store_scripts as scripts
@@ -25,7 +23,8 @@ from mge_cache_server.breaker import Breaker
 from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
-from mge_cache_server.redis_store_connect import connect, disconnect
+from mge_cache_server.redis_store_connect import connect, disconnect, drop_idle_connections
+from mge_cache_server.redis_store_errors import reason, refuses_writes
 from mge_cache_server.redis_store_feed import read_feed
 from mge_cache_server.store import (
     EpochTable,
@@ -47,8 +46,6 @@ _log = logging.getLogger(__name__)
 _IN_FLIGHT_MAX = 32
 _LATE_S = 0.005
 _SCAN_PAGE = 500
-_REFUSALS = frozenset({"MISCONF", "NOREPLICAS"})
-"""Further codes of a server that answers, but takes no writes (redis-py has no classes for them)."""
 _PROBE_KEY = EntryKey("default", bytes(32))
 """No prompt has this key."""
 _CLUSTER_START_S = 1.0
@@ -164,7 +161,7 @@ class RedisStore:
                 yield event
         except (RedisError, OSError, TimeoutError) as exc:
             self._observe("feed", time.perf_counter() - started_s)
-            raise StoreUnavailableError(_reason(exc)) from None
+            raise StoreUnavailableError(reason(exc)) from None
 
     async def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:
         """See ``Store.scan``. Not bounded by the deadline of the request path."""
@@ -176,7 +173,7 @@ class RedisStore:
                 if found.record is not None:
                     yield digest, found.record, found.remaining_s
         except (RedisError, OSError, TimeoutError) as exc:
-            raise StoreUnavailableError(_reason(exc)) from None
+            raise StoreUnavailableError(reason(exc)) from None
 
     async def close(self) -> None:
         """Stop probing and close all connections."""
@@ -213,9 +210,13 @@ class RedisStore:
 
     async def _execute(self, *command: str | bytes | int) -> Any:
         if isinstance(self._client, RedisCluster):
-            call = self._client.execute_command(*command)
-            return await self._finish(call, None)
+            return await self._finish(self._execute_in_cluster(self._client, *command), None)
         return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    async def _execute_in_cluster(self, client: RedisCluster, *command: str | bytes | int) -> Any:
+        # Calls that find the topology unknown would each go to any node and be sent on from there.
+        await client.initialize()
+        return await client.execute_command(*command)
 
     async def _finish(self, call: Awaitable[Any], timeout_s: float | None) -> Any:
         """Await a call of the cluster client; where our time is over, it goes on without us.
@@ -241,11 +242,11 @@ class RedisStore:
             async with _deadline(self._timeout_s):
                 yield
         except (RedisError, OSError, TimeoutError) as exc:
-            if _refuses_writes(exc):
+            if refuses_writes(exc):
                 await self._refused(exc)
-                raise StoreRefusedError(_reason(exc)) from None
-            self._breaker.failed(_reason(exc))
-            raise StoreUnavailableError(_reason(exc)) from None
+                raise StoreRefusedError(reason(exc)) from None
+            self._breaker.failed(reason(exc))
+            raise StoreUnavailableError(reason(exc)) from None
         else:
             self._breaker.succeeded()
         finally:
@@ -255,21 +256,22 @@ class RedisStore:
         self._breaker.succeeded()
         if self._takes_writes:
             self._takes_writes = False
-            _log.warning("store refuses writes", extra={"reason": _reason(exc)})
-        if isinstance(exc, ReadOnlyError) and not isinstance(self._client, RedisCluster):
+            _log.warning("store refuses writes", extra={"reason": reason(exc)})
+        if isinstance(exc, ReadOnlyError):
             # After a failover behind a fixed address, only new connections reach the new primary.
-            await self._client.connection_pool.disconnect(inuse_connections=False)
+            await drop_idle_connections(self._client)
 
     async def _probe(self) -> None:
         started_s = time.perf_counter()
         try:
             async with _deadline(self._timeout_s):
-                # What callers do, not PING: that is answered also where scripts are held up or not
-                # allowed, and the breaker would open and close without end.
+                # Others may hang on a line that is dead although a new one is not.
+                await drop_idle_connections(self._client)
+                # Not PING: where that works and scripts don't, the breaker would open and close.
                 names = (self._names.entry(_PROBE_KEY), self._names.lease(_PROBE_KEY))
                 await self._call(scripts.LOOKUP, names, b"", 0, b"")
         except (RedisError, OSError, TimeoutError) as exc:
-            raise StoreUnavailableError(_reason(exc)) from None
+            raise StoreUnavailableError(reason(exc)) from None
         finally:
             self._observe("probe", time.perf_counter() - started_s)
 
@@ -302,17 +304,3 @@ def _ms(seconds: float) -> int:
 
 def _settled_message(key: EntryKey) -> str:
     return f"S {key.namespace} {key.digest.hex()}"
-
-
-def _refuses_writes(exc: Exception) -> bool:
-    if isinstance(exc, ReadOnlyError | OutOfMemoryError):
-        return True
-    return isinstance(exc, ResponseError) and _reason(exc) in _REFUSALS
-
-
-def _reason(exc: BaseException) -> str:
-    """Name a failure without its text, which may hold an address with a password."""
-    if isinstance(exc, TimeoutError):
-        return "deadline exceeded"
-    code = str(exc).partition(" ")[0] if type(exc) is ResponseError else ""
-    return code if code.isalpha() and code.isupper() else type(exc).__name__

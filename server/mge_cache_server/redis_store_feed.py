@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from mge_cache_server.model import EntryKey
+from mge_cache_server.redis_store_errors import refuses_writes
 from mge_cache_server.store import Alive, Invalidated, Settled, Subscribed
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 _PINGS_PER_TIMEOUT = 4
 _CONNECTS_PER_TIMEOUT = 2
 """Connecting gets less time than silence: with the pause before it, it is tried within a second."""
+
+_PONG = {"type": "pong"}
 
 
 def parse_message(data: bytes) -> FeedEvent | None:
@@ -60,18 +64,25 @@ async def read_feed(
 
 async def _events(pubsub: Any, timeout_s: float) -> AsyncIterator[FeedEvent]:
     loop = asyncio.get_running_loop()
-    heard_s = loop.time()
+    asked_s: float | None = None  # since when a PING has had no answer
     while True:
-        # redis-py connects again in here when the connection breaks, and sets no limit to that.
-        async with asyncio.timeout(timeout_s):
-            message = await pubsub.get_message(timeout=timeout_s / _PINGS_PER_TIMEOUT)
+        try:
+            # redis-py connects again in here when the connection breaks, without a limit of time.
+            async with asyncio.timeout(timeout_s):
+                message = await pubsub.get_message(timeout=timeout_s / _PINGS_PER_TIMEOUT)
+        except ResponseError as exc:
+            if not refuses_writes(exc):
+                raise
+            message = _PONG  # a server that cannot save its data answers PING with that error
         if message is None:
-            if loop.time() - heard_s > timeout_s:
+            if asked_s is None:
+                asked_s = loop.time()
+            elif loop.time() - asked_s > timeout_s:
                 raise RedisConnectionError("no answer to PING on the feed")
             async with asyncio.timeout(timeout_s):
                 await pubsub.ping()
             continue
-        heard_s = loop.time()
+        asked_s = None
         if message["type"] == "subscribe":
             yield Subscribed()
         elif message["type"] == "message":

@@ -32,7 +32,7 @@ LOOKUP = Script("""
 -- KEYS: record, lease. ARGV: token ('': no lease is offered), its ms, header to reject ('': none).
 -- Returns {record, ms left} or {false, ms left of another's lease, 1 if the offer was taken}.
 local record = redis.call('GET', KEYS[1])
-if record and ARGV[3] ~= '' and string.sub(record, 1, #ARGV[3]) == ARGV[3] then
+if record and (record == '' or (ARGV[3] ~= '' and string.sub(record, 1, #ARGV[3]) == ARGV[3])) then
   redis.call('UNLINK', KEYS[1])
   record = false
 end

@@ -29,6 +29,7 @@ class RpcServer:
         self._service = service
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
+        self._bound_socket = ""
 
     async def start(self) -> tuple[str, ...]:
         """Listen and serve; returns the targets. Raises OSError or RuntimeError."""
@@ -49,6 +50,7 @@ class RpcServer:
         targets = []
         if settings.unix_socket:
             targets.append(_listen_unix(server, settings.unix_socket, settings.unix_mode))
+            self._bound_socket = settings.unix_socket
         if settings.listen:
             host = settings.listen.rpartition(":")[0]
             targets.append(f"{host}:{server.add_insecure_port(settings.listen)}")
@@ -63,8 +65,9 @@ class RpcServer:
             return
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace_s)
-        if self._settings.unix_socket:
-            _forget_socket(self._settings.unix_socket)
+        if self._bound_socket:
+            # Not before it is ours: the path may be another sidecar's.
+            _forget_socket(self._bound_socket)
 
 
 def _reflect(server: grpc.aio.Server) -> None:

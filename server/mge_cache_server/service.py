@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from mge_cache.v1 import cache_service_pb2 as pb
@@ -88,11 +89,17 @@ class CacheService(pb_grpc.CacheServiceServicer):
     ) -> AsyncGenerator[pb.HoldLeaseResponse, None]:
         lease = keys.unpack_lease(request.lease)
         max_s = wire.hold_max(request)
-        if not await self._prompts.leases.renew(lease):
-            yield wire_responses.lease_end(LeaseEnd.LOST)
-            return
-        yield pb.HoldLeaseResponse(state=pb.LEASE_STATE_HELD)
-        yield wire_responses.lease_end(await self._prompts.leases.hold(lease, max_s))
+        leases = self._prompts.leases
+        try:
+            if not await leases.renew(lease):
+                yield wire_responses.lease_end(LeaseEnd.LOST)
+                return
+            yield pb.HoldLeaseResponse(state=pb.LEASE_STATE_HELD)
+        except (asyncio.CancelledError, GeneratorExit):
+            # The caller went before `hold` could watch over the lease.
+            leases.release(lease)
+            raise
+        yield wire_responses.lease_end(await leases.hold(lease, max_s))
 
     async def _invalidate(self, request: pb.InvalidateRequest) -> pb.InvalidateResponse:
         namespace = wire.namespace(request.namespace)

@@ -96,7 +96,7 @@ class Store(Protocol):
         """Read a record; if it is missing, take the offered lease.
 
         A record that begins with ``reject`` (its header, if not empty) is dropped and counts as
-        missing: the caller has found it to be dead or corrupt.
+        missing: the caller has found it to be dead or corrupt. So does a record of no bytes.
         """
 
     async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
@@ -122,7 +122,10 @@ class Store(Protocol):
         """Connect and report changes until the connection is lost (then it raises StoreError)."""
 
     def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:
-        """Iterate over (digest, record, remaining_s) of a namespace. For maintenance only: slow."""
+        """Iterate over (digest, record, remaining_s) of a namespace, some perhaps twice.
+
+        For maintenance only: slow.
+        """
 
     async def close(self) -> None:
         """Close all connections."""

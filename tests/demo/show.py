@@ -75,14 +75,8 @@ def _saved(outcome: Outcome) -> Table:
     calls = len(outcome.work.calls)
     different = len({done.text for done in outcome.work.calls})
     table.add_row("calls", f"{calls:,}", f"about {different:,} different texts")
-    for name, source in (
-        ("hits from the sidecar's memory", Source.L1),
-        ("hits from Valkey", Source.STORE),
-        ("hits that waited for another call", Source.FLIGHT),
-    ):
-        count = sum(done.source is source for done in outcome.work.calls)
-        table.add_row(name, f"{count:,}", "")
-    table.add_row("hits", f"{stats.total_hits:,}", "")
+    waited = sum(done.waited for done in outcome.work.calls)
+    table.add_row("hits", f"{stats.total_hits:,}", f"{waited:,} of them waited for another call")
     table.add_row("misses", f"{stats.total_misses:,}", "")
     computed = sum(done.source is Source.COMPUTED for done in outcome.work.calls)
     table.add_row("calls saved", f"{calls - computed:,}", f"{computed:,} reached the provider")
@@ -103,9 +97,9 @@ def _latencies(outcome: Outcome) -> Table:
         table.add_column(heading, justify="right")
     calls = outcome.work.calls
     for name, latencies_s in (
-        ("hit", _of(outcome.work, Source.L1, Source.STORE)),
-        ("hit that waited for another call", _of(outcome.work, Source.FLIGHT)),
-        ("miss", _of(outcome.work, Source.COMPUTED)),
+        ("hit", _of(outcome.work, hit=True, waited=False)),
+        ("hit that waited for another call", _of(outcome.work, hit=True, waited=True)),
+        ("miss", _of(outcome.work, hit=False, waited=False)),
         ("without the cache", [done.latency_s for done in outcome.bare.calls]),
     ):
         if latencies_s and calls:
@@ -114,8 +108,12 @@ def _latencies(outcome: Outcome) -> Table:
     return table
 
 
-def _of(work: Finished, *sources: Source) -> list[float]:
-    return [done.latency_s for done in work.calls if done.source in sources]
+def _of(work: Finished, *, hit: bool, waited: bool) -> list[float]:
+    return [
+        done.latency_s
+        for done in work.calls
+        if (done.source is not Source.COMPUTED) is hit and done.waited is waited
+    ]
 
 
 def _time(seconds: float) -> str:

@@ -35,7 +35,8 @@ class CallFailedError(Exception):
 class Done:
     """A call: which text it was about, where the answer came from, and how long it took.
 
-    ``price_usd`` is what the answer costs when it is computed, by the tokens that were counted.
+    ``price_usd`` is what the answer costs when it is computed, by the tokens that were counted;
+    ``waited`` tells hits on answers that were not there yet when the call began.
     """
 
     text: int
@@ -43,6 +44,7 @@ class Done:
     latency_s: float
     price_usd: float
     saved_usd: float
+    waited: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,37 +74,41 @@ class Explainer:
         self._provider = provider
         self._cache = cache
         self._texts = texts
+        self._computed_at: dict[int, float] = {}
 
     async def with_cache(self, text: int) -> Done:
         """Explain one, unless that has been done before."""
-        prompt = self._texts[text].prompt
         request = PromptRequest(
             model=MODEL,
-            prompt=prompt,
+            prompt=self._texts[text].prompt,
             parameters={"max_tokens": MAX_TOKENS, "system": SYSTEM},
             namespace=NAMESPACE,
         )
         start = perf_counter()
         answer = await self._cache.get_or_compute(
-            request, lambda: self._explain(prompt), masterplan="explain the standard library"
+            request, lambda: self._explain(text), masterplan="explain the standard library"
         )
         latency_s = perf_counter() - start
-        return Done(text, answer.source, latency_s, _price_usd(answer), answer.cost_saved_usd)
+        hit = answer.source is not Source.COMPUTED
+        waited = hit and self._computed_at[text] > start
+        price_usd = _price_usd(answer)
+        return Done(text, answer.source, latency_s, price_usd, answer.cost_saved_usd, waited)
 
     async def without_cache(self, text: int) -> Done:
         """Explain one."""
         start = perf_counter()
-        answer = await self._explain(self._texts[text].prompt)
+        answer = await self._explain(text)
         latency_s = perf_counter() - start
-        return Done(text, Source.COMPUTED, latency_s, _price_usd(answer), 0.0)
+        return Done(text, Source.COMPUTED, latency_s, _price_usd(answer), 0.0, waited=False)
 
-    async def _explain(self, prompt: str) -> Answer:
+    async def _explain(self, number: int) -> Answer:
         message = await self._provider.messages.create(
             model=MODEL,
             max_tokens=MAX_TOKENS,
             system=SYSTEM,
-            messages=[{"role": "user", "content": prompt}],
+            messages=[{"role": "user", "content": self._texts[number].prompt}],
         )
+        self._computed_at[number] = perf_counter()
         text = "".join(block.text for block in message.content if block.type == "text")
         usage = Usage(
             input_tokens=message.usage.input_tokens, output_tokens=message.usage.output_tokens

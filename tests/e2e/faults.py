@@ -201,7 +201,8 @@ async def until_connected(sidecar: Sidecar, *, within_s: float = 5.0) -> float:
 def events(sidecar: Sidecar) -> list[str]:
     """Return the warnings, errors and good news that a sidecar has logged, in order."""
     lines = [json.loads(line) for line in sidecar.stderr().splitlines()]
-    return [line["event"] for line in lines if line["event"] not in {"ready", "stopping", "stopped"}]
+    usual = {"ready", "stopping", "stopped"}
+    return [line["event"] for line in lines if line["event"] not in usual]
 
 
 async def until_logged(sidecar: Sidecar, *wanted: str) -> None:

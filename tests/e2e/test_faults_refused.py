@@ -87,9 +87,8 @@ async def _during(caller: Caller, other: Caller, *, invalidates: bool) -> None:
     if invalidates:
         assert await caller.invalidate_code() is grpc.StatusCode.OK
     # Nothing was pretended.
-    hit = not invalidates
-    assert (await caller.get("cached")).HasField("hit") is hit
-    assert (await other.get("cached", peek=True)).HasField("hit") is hit
+    assert (await caller.get("cached")).HasField("miss") is invalidates
+    assert (await other.get("cached", peek=True)).HasField("miss") is invalidates
     caller.check_times()
 
 
@@ -159,8 +158,10 @@ async def test_cannot_persist(launch: Launch, own_server: OwnServer) -> None:
 
 async def test_user_without_the_right_to_run_scripts(launch: Launch, own_server: OwnServer) -> None:
     server = own_server()
-    server.execute("ACL", "SETUSER", "weak", "on", f">{faults.PASSWORD_MARK}", "~*", "&*", "+@all")
-    sidecar = await launch(f"redis://weak:{faults.PASSWORD_MARK}@127.0.0.1:{server.port}", http=True)
+    rights = ("~*", "&*", "+@all")
+    server.execute("ACL", "SETUSER", "weak", "on", f">{faults.PASSWORD_MARK}", *rights)
+    url = f"redis://weak:{faults.PASSWORD_MARK}@127.0.0.1:{server.port}"
+    sidecar = await launch(url, http=True)
     caller = Caller(sidecar)
     await faults.until_connected(sidecar)
     assert (await caller.set("cached")).status == pb.SET_STATUS_STORED

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mge_cache_server.l1 import OVERHEAD_BYTES, L1Cache
 from mge_cache_server.model import EntryKey
-from tests.unit.scene import Clock, entry_key, make_entry
+from tests.unit.scene import START_S, Clock, entry_key, make_entry
 
 ROOM_FOR_3 = 3 * (OVERHEAD_BYTES + 100)
 BODY = b"b" * 100
@@ -18,7 +18,7 @@ BODY = b"b" * 100
 def test_what_was_put_is_there() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
     entry = make_entry(tags=("tag:a",))
-    l1.put(entry_key(), entry, 10.0, clock=7)
+    l1.put(entry_key(), entry, START_S + 10.0, clock=7)
     resident = l1.get(entry_key())
     assert resident is not None
     assert (resident.entry, resident.clock) == (entry, 7)
@@ -30,7 +30,7 @@ def test_what_was_put_is_there() -> None:
 def test_an_entry_ends_with_its_time_and_hits_do_not_extend_it() -> None:
     clock = Clock()
     l1 = L1Cache(ROOM_FOR_3, now=clock)
-    l1.put(entry_key(), make_entry(), 10.0, clock=1)
+    l1.put(entry_key(), make_entry(), START_S + 10.0, clock=1)
     clock.advance(9.5)
     resident = l1.get(entry_key())
     assert resident is not None
@@ -43,16 +43,16 @@ def test_an_entry_ends_with_its_time_and_hits_do_not_extend_it() -> None:
 def test_an_entry_without_time_left_is_not_kept() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
     for remaining_s in (0.0, -1.0):
-        l1.put(entry_key(), make_entry(), remaining_s, clock=1)
+        l1.put(entry_key(), make_entry(), START_S + remaining_s, clock=1)
         assert l1.entries == 0
 
 
 def test_the_one_not_used_for_longest_leaves_first() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
     for number in (1, 2, 3):
-        l1.put(entry_key(number), make_entry(BODY), 10.0, clock=1)
+        l1.put(entry_key(number), make_entry(BODY), START_S + 10.0, clock=1)
     assert l1.get(entry_key(1)) is not None
-    l1.put(entry_key(4), make_entry(BODY), 10.0, clock=1)
+    l1.put(entry_key(4), make_entry(BODY), START_S + 10.0, clock=1)
     assert l1.get(entry_key(2)) is None
     assert [l1.get(entry_key(number)) is not None for number in (1, 3, 4)] == 3 * [True]
     assert l1.evictions == 1
@@ -61,36 +61,36 @@ def test_the_one_not_used_for_longest_leaves_first() -> None:
 def test_a_large_entry_makes_as_much_room_as_it_needs() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
     for number in (1, 2, 3):
-        l1.put(entry_key(number), make_entry(BODY), 10.0, clock=1)
-    l1.put(entry_key(4), make_entry(bytes(1200)), 10.0, clock=1)
+        l1.put(entry_key(number), make_entry(BODY), START_S + 10.0, clock=1)
+    l1.put(entry_key(4), make_entry(bytes(1200)), START_S + 10.0, clock=1)
     assert (l1.entries, l1.evictions) == (2, 2)
     assert l1.size_bytes <= l1.max_bytes
 
 
 def test_an_entry_over_the_bound_is_not_kept_and_drives_nobody_out() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
-    l1.put(entry_key(1), make_entry(BODY), 10.0, clock=1)
-    l1.put(entry_key(2), make_entry(bytes(ROOM_FOR_3)), 10.0, clock=1)
+    l1.put(entry_key(1), make_entry(BODY), START_S + 10.0, clock=1)
+    l1.put(entry_key(2), make_entry(bytes(ROOM_FOR_3)), START_S + 10.0, clock=1)
     assert l1.get(entry_key(2)) is None
     assert l1.get(entry_key(1)) is not None
     assert l1.evictions == 0
     # The older answer of the same key must not stay, though.
-    l1.put(entry_key(1), make_entry(bytes(ROOM_FOR_3)), 10.0, clock=1)
+    l1.put(entry_key(1), make_entry(bytes(ROOM_FOR_3)), START_S + 10.0, clock=1)
     assert l1.get(entry_key(1)) is None
     assert l1.size_bytes == 0
 
 
 def test_a_memory_of_0_bytes_keeps_nothing() -> None:
     l1 = L1Cache(0, now=Clock())
-    l1.put(entry_key(), make_entry(b""), 10.0, clock=1)
+    l1.put(entry_key(), make_entry(b""), START_S + 10.0, clock=1)
     assert (l1.entries, l1.size_bytes, l1.evictions) == (0, 0, 0)
 
 
 def test_putting_again_replaces() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
-    l1.put(entry_key(), make_entry(BODY), 10.0, clock=1)
+    l1.put(entry_key(), make_entry(BODY), START_S + 10.0, clock=1)
     size = l1.size_bytes
-    l1.put(entry_key(), make_entry(BODY[:50]), 5.0, clock=2)
+    l1.put(entry_key(), make_entry(BODY[:50]), START_S + 5.0, clock=2)
     resident = l1.get(entry_key())
     assert resident is not None
     assert (l1.remaining_s(resident), resident.clock) == (5.0, 2)
@@ -100,7 +100,7 @@ def test_putting_again_replaces() -> None:
 def test_a_namespace_is_forgotten_alone() -> None:
     l1 = L1Cache(ROOM_FOR_3, now=Clock())
     for key in (entry_key(1), entry_key(2), entry_key(1, "ns2")):
-        l1.put(key, make_entry(), 10.0, clock=1)
+        l1.put(key, make_entry(), START_S + 10.0, clock=1)
     l1.discard_namespace("ns")
     assert l1.entries == 1
     assert l1.get(entry_key(1, "ns2")) is not None
@@ -142,7 +142,7 @@ def test_it_behaves_as_a_plain_model(
             if key in model:
                 model.move_to_end(key)
         else:
-            l1.put(key, make_entry(bytes(length)), seconds, clock=1)
+            l1.put(key, make_entry(bytes(length)), clock() + seconds, clock=1)
             model.pop(key, None)
             model[key] = (OVERHEAD_BYTES + length, clock() + seconds)
             while sum(size for size, _ in model.values()) > 6000:

@@ -18,7 +18,7 @@ is the SHA-256 of these fields, each written as its length in bytes (unsigned, 6
 followed by its bytes:
 
   1. the ASCII text "mge-cache/prompt/1" (the schema of the key)
-  2. namespace, UTF-8
+  2. namespace, UTF-8 (an empty one is written as "default")
   3. model, UTF-8
   4. temperature: no bytes if unset, else 8 bytes, IEEE 754 binary64, big endian (-0 is written as 0)
   5. prompt, UTF-8
@@ -261,7 +261,9 @@ class GetPromptRequest(_message.Message):
     PEEK_FIELD_NUMBER: _builtins.int
     ASKS_AGAIN_FIELD_NUMBER: _builtins.int
     peek: _builtins.bool
-    """Do not hand out a lease on a miss: the caller only wants to know. It never waits then."""
+    """Do not hand out a lease on a miss: the caller only wants to know. It never waits then, and the
+    look-up is not counted.
+    """
     asks_again: _builtins.bool
     """If this ends as a miss with in_progress, the caller will ask again: it is one look-up, and only its
     last call counts as a miss (or a hit) in the statistics.

@@ -18,7 +18,7 @@ is the SHA-256 of these fields, each written as its length in bytes (unsigned, 6
 followed by its bytes:
 
   1. the ASCII text "mge-cache/prompt/1" (the schema of the key)
-  2. namespace, UTF-8
+  2. namespace, UTF-8 (an empty one is written as "default")
   3. model, UTF-8
   4. temperature: no bytes if unset, else 8 bytes, IEEE 754 binary64, big endian (-0 is written as 0)
   5. prompt, UTF-8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -63,8 +64,15 @@ def stats(
         if interval_s is None:
             console.print(make_table(client.stats(namespace=namespace), namespace))
             return
-        first = make_table(client.stats(namespace=namespace), namespace)
-        with Live(first, console=console, auto_refresh=False) as live:
+        table = make_table(client.stats(namespace=namespace), namespace)
+        if not console.is_terminal:
+            # A pipe or a file gets one table after the other, each when it is made.
+            while True:
+                console.print(table)
+                sys.stdout.flush()
+                time.sleep(max(interval_s, _INTERVAL_MIN_S))
+                table = make_table(client.stats(namespace=namespace), namespace)
+        with Live(table, console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(max(interval_s, _INTERVAL_MIN_S))
                 table = make_table(client.stats(namespace=namespace), namespace)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from mge_cache_server.cli.failures import REFUSED, UNREACHABLE, USAGE, CommandError
+from mge_cache_server.embedded_socket import SOCKET_NAME, ping, socket_path
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mge_cache_server.store import Store
 
 _PATIENT_S = 5.0
-_SOCKET_PATH_MAX_BYTES = 103  # macOS; Linux takes 107
-_EMBEDDED_SOCKET = "valkey.sock"
 
 
 @asynccontextmanager
@@ -81,17 +79,15 @@ async def running_embedded(data_dir: str, folder: Path) -> str:
 
     ``folder`` is for a symlink, which a socket with a long path needs, while the URL is used.
     """
-    from mge_cache_server.embedded_socket import ping  # noqa: PLC0415
-
     path = _short_path(data_dir, folder)
     return f"unix://{quote(str(path))}" if await ping(path) else ""
 
 
 def _short_path(data_dir: str, folder: Path) -> Path:
     home = Path(data_dir).expanduser().absolute()
-    path = home / _EMBEDDED_SOCKET
-    if len(os.fsencode(path)) <= _SOCKET_PATH_MAX_BYTES:
+    path = socket_path(home)
+    if path is not None:
         return path
     link = folder / "data"
     link.symlink_to(home)
-    return link / _EMBEDDED_SOCKET
+    return link / SOCKET_NAME
