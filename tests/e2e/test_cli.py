@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from mge_cache.v1 import cache_service_pb2 as pb
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -131,7 +132,9 @@ async def test_a_switched_off_cache_stores_nothing(launch: Launch) -> None:
 async def test_stats(launch: Launch) -> None:
     sidecar = await launch()
     await command("set", "-m", "m", "p", "--answer", "x", "--cost", "0.5", target=sidecar)
-    await command("get", "-m", "m", "p", target=sidecar)
+    await command("get", "-m", "m", "p", target=sidecar)  # a peek: it is not counted
+    identity = pb.PromptIdentity(model="m", prompt="p")
+    await sidecar.stub.GetPrompt(pb.GetPromptRequest(identity=identity))
     figures = (await command("stats", "--json", target=sidecar)).json
     [layer] = figures["layers"]
     assert (layer["total_writes"], layer["spent_usd"]) == (1, 0.5)
