@@ -42,11 +42,14 @@ identities = st.fixed_dictionaries(
 )
 """Arguments of ``prompt_key``."""
 
+labels = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)
+"""Models, content types and tags."""
+
 answers = st.builds(
     Answer,
     body=st.binary(max_size=64),
-    content_type=unicode_text,
-    model=unicode_text,
+    content_type=labels,
+    model=labels,
     usage=st.builds(Usage, *4 * [st.integers(0, 2**53)]),
     cost_usd=st.floats(0, 1e6),
     compute_s=st.floats(0, 1e6),
@@ -57,7 +60,7 @@ entries = st.builds(
     answer=answers,
     tick=st.integers(0, 2**53),
     created_ms=st.integers(0, 2**53),
-    tags=st.lists(unicode_text, max_size=5).map(tuple),
+    tags=st.lists(labels, max_size=5).map(tuple),
 )
 
 entry_keys = st.builds(EntryKey, namespaces, st.binary(min_size=32, max_size=32))

@@ -14,6 +14,9 @@ from mge_cache_server.errors import InvalidRequestError
 from mge_cache_server.model import EntryKey, Lease
 
 NAMESPACE_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+"""What no model, content type, masterplan or tag may contain."""
+
 DEFAULT_NAMESPACE = "default"
 TOKEN_BYTES = 16
 

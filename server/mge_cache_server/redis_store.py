@@ -8,47 +8,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import (
-    NoScriptError,
-    ReadOnlyError,
-    RedisError,
-)
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 
 from mge_cache_server import redis_store_scripts as scripts
 from mge_cache_server.breaker import Breaker
+from mge_cache_server.deadline import Deadline
 from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
-from mge_cache_server.redis_store_connect import connect, disconnect, drop_idle_connections
+from mge_cache_server.redis_store_calls import ClusterCalls, ConnectionCalls
+from mge_cache_server.redis_store_connect import connect, disconnect
 from mge_cache_server.redis_store_errors import reason, refuses_writes
 from mge_cache_server.redis_store_feed import read_feed
-from mge_cache_server.store import (
-    EpochTable,
-    Invalidated,
-    Lookup,
-)
+from mge_cache_server.store import EpochTable, Invalidated, Lookup
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from redis.asyncio import Redis
 
     from mge_cache_server.config import Settings
+    from mge_cache_server.errors import StoreError
+    from mge_cache_server.redis_store_calls import Calls
     from mge_cache_server.redis_store_scripts import Script
     from mge_cache_server.store import FeedEvent, LeaseOffer
 
 _log = logging.getLogger(__name__)
 
 _IN_FLIGHT_MAX = 32
-_LATE_S = 0.005
 _SCAN_PAGE = 500
 _PROBE_KEY = EntryKey("default", bytes(32))
 """No prompt has this key."""
-_CLUSTER_START_S = 1.0
 
 
 class RedisStore:
@@ -66,6 +59,11 @@ class RedisStore:
         self, settings: Settings, *, retention_s: float, observe: Callable[[str, float], None]
     ) -> None:
         self._client: Redis | RedisCluster = connect(settings)
+        self._calls: Calls = (
+            ClusterCalls(self._client)
+            if isinstance(self._client, RedisCluster)
+            else ConnectionCalls(self._client.connection_pool)
+        )
         self._names = KeyNames(settings.key_prefix)
         self._observe = observe
         self._timeout_s = settings.store_timeout_s
@@ -73,7 +71,6 @@ class RedisStore:
         self._retention_ms = round(retention_s * 1000)
         self._turns = asyncio.Semaphore(_IN_FLIGHT_MAX)
         self._takes_writes = True
-        self._abandoned: set[asyncio.Future[Any]] = set()
         self._breaker = Breaker(
             probe=self._probe,
             failures=settings.breaker_failures,
@@ -87,10 +84,7 @@ class RedisStore:
 
     async def start(self) -> None:
         """Learn a cluster's topology, for a second at most; else connect when it is needed."""
-        if isinstance(self._client, RedisCluster):
-            with suppress(RedisError, OSError, TimeoutError):
-                # What fails here fails again, and is counted, at the first operation.
-                await self._finish(self._client.initialize(), _CLUSTER_START_S)
+        await self._calls.start()
 
     async def lookup(
         self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
@@ -178,8 +172,7 @@ class RedisStore:
     async def close(self) -> None:
         """Stop probing and close all connections."""
         await self._breaker.close()
-        if self._abandoned:
-            await asyncio.wait(self._abandoned)
+        await self._calls.close()
         await disconnect(self._client)
 
     async def _run(
@@ -193,8 +186,15 @@ class RedisStore:
         async with self._turns:
             if self._breaker.open:
                 raise StoreUnavailableError("the store is unavailable; it is being probed")
-            async with self._guarded(operation):
-                reply = await self._call(script, names, *args)
+            started_s = time.perf_counter()
+            try:
+                async with Deadline(self._timeout_s):
+                    reply = await self._call(script, names, *args)
+            except (RedisError, OSError, TimeoutError) as exc:
+                raise await self._failure(exc) from None
+            finally:
+                self._observe(operation, time.perf_counter() - started_s)
+        self._breaker.succeeded()
         if writes and not self._takes_writes:
             self._takes_writes = True
             _log.info("store takes writes again")
@@ -203,70 +203,31 @@ class RedisStore:
     async def _call(self, script: Script, names: tuple[str, ...], *args: str | bytes | int) -> Any:
         command = ("EVALSHA", script.sha, len(names), *names, *args)
         try:
-            return await self._execute(*command)
+            return await self._calls.execute(*command)
         except NoScriptError:
             # A server that was restarted, or a node of a cluster that has not seen it yet.
-            return await self._execute("EVAL", script.text, *command[2:])
+            return await self._calls.execute("EVAL", script.text, *command[2:])
 
-    async def _execute(self, *command: str | bytes | int) -> Any:
-        if isinstance(self._client, RedisCluster):
-            return await self._finish(self._execute_in_cluster(self._client, *command), None)
-        return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-
-    async def _execute_in_cluster(self, client: RedisCluster, *command: str | bytes | int) -> Any:
-        # Calls that find the topology unknown would each go to any node and be sent on from there.
-        await client.initialize()
-        return await client.execute_command(*command)
-
-    async def _finish(self, call: Awaitable[Any], timeout_s: float | None) -> Any:
-        """Await a call of the cluster client; where our time is over, it goes on without us.
-
-        Cancelled while it learns the topology, that client loses connections that nobody closes.
-        Its own timeouts end what we abandon.
-        """
-        task = asyncio.ensure_future(call)
-        self._abandoned.add(task)
-        task.add_done_callback(self._forget)
-        async with asyncio.timeout(timeout_s):
-            return await asyncio.shield(task)
-
-    def _forget(self, task: asyncio.Future[Any]) -> None:
-        self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # Seen by whoever waits, if anybody still does.
-
-    @asynccontextmanager
-    async def _guarded(self, operation: str) -> AsyncIterator[None]:
-        started_s = time.perf_counter()
-        try:
-            async with _deadline(self._timeout_s):
-                yield
-        except (RedisError, OSError, TimeoutError) as exc:
-            if refuses_writes(exc):
-                await self._refused(exc)
-                raise StoreRefusedError(reason(exc)) from None
-            self._breaker.failed(reason(exc))
-            raise StoreUnavailableError(reason(exc)) from None
-        else:
-            self._breaker.succeeded()
-        finally:
-            self._observe(operation, time.perf_counter() - started_s)
-
-    async def _refused(self, exc: Exception) -> None:
+    async def _failure(self, exc: Exception) -> StoreError:
+        why = reason(exc)
+        if not refuses_writes(exc):
+            self._breaker.failed(why)
+            return StoreUnavailableError(why)
         self._breaker.succeeded()
         if self._takes_writes:
             self._takes_writes = False
-            _log.warning("store refuses writes", extra={"reason": reason(exc)})
+            _log.warning("store refuses writes", extra={"reason": why})
         if isinstance(exc, ReadOnlyError):
             # After a failover behind a fixed address, only new connections reach the new primary.
-            await drop_idle_connections(self._client)
+            await self._calls.drop_idle()
+        return StoreRefusedError(why)
 
     async def _probe(self) -> None:
         started_s = time.perf_counter()
         try:
-            async with _deadline(self._timeout_s):
+            async with Deadline(self._timeout_s):
                 # Others may hang on a line that is dead although a new one is not.
-                await drop_idle_connections(self._client)
+                await self._calls.drop_idle()
                 # Not PING: where that works and scripts don't, the breaker would open and close.
                 names = (self._names.entry(_PROBE_KEY), self._names.lease(_PROBE_KEY))
                 await self._call(scripts.LOOKUP, names, b"", 0, b"")
@@ -274,28 +235,6 @@ class RedisStore:
             raise StoreUnavailableError(reason(exc)) from None
         finally:
             self._observe("probe", time.perf_counter() - started_s)
-
-
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """Raise TimeoutError after ``seconds`` of the store's silence.
-
-    If the alarm itself comes late, this process was busy: a reply may already lie in the socket, so
-    the wait goes on for as long again.
-    """
-    loop = asyncio.get_running_loop()
-    due_s = loop.time() + seconds
-    async with asyncio.timeout(None) as scope:
-
-        def alarm() -> None:
-            late_s = loop.time() - due_s
-            scope.reschedule(loop.time() + (seconds if late_s > _LATE_S else 0.0))
-
-        handle = loop.call_at(due_s, alarm)
-        try:
-            yield
-        finally:
-            handle.cancel()
 
 
 def _ms(seconds: float) -> int:

@@ -179,12 +179,6 @@ def connect(settings: Settings) -> Redis | RedisCluster:
     return _standalone(settings, target)
 
 
-async def drop_idle_connections(client: Redis | RedisCluster) -> None:
-    """Close the connections that nobody uses, so that the next operations make new ones."""
-    if not isinstance(client, RedisCluster):
-        await client.connection_pool.disconnect(inuse_connections=False)
-
-
 async def disconnect(client: Redis | RedisCluster) -> None:
     """Close a client, and the clients of Sentinels that it was made with."""
     await client.aclose()

@@ -18,7 +18,7 @@ from mge_cache_server import codec
 from mge_cache_server.epochs import NamespaceEpochs
 from mge_cache_server.errors import MgeError
 from mge_cache_server.jsonl import BadLines, FieldError, read_lines, write_body
-from mge_cache_server.keys import NAMESPACE_PATTERN, key_tag
+from mge_cache_server.keys import CONTROL_CHARACTERS, NAMESPACE_PATTERN, key_tag, model_tag
 from mge_cache_server.model import Answer, Entry, EntryKey, Usage
 
 if TYPE_CHECKING:
@@ -232,16 +232,23 @@ class _Import:
             raise FieldError("key", "must be 64 hexadecimal digits")
         answer = Answer(
             body=line.body("answer"),
-            content_type=line.text("content_type", ""),
-            model=line.text("model"),
+            content_type=_name("content_type", line.text("content_type", "")),
+            model=_name("model", line.text("model")),
             usage=Usage(**line.counts("usage", _USAGE)),
             cost_usd=line.amount("cost_usd") or 0.0,
             compute_s=line.amount("compute_s") or 0.0,
         )
+        tags = (_name("tags", tag) for tag in line.texts("tags"))
         entry = Entry(
             answer=answer,
             tick=self.epochs.clock,
             created_ms=line.count("created_ms"),
-            tags=line.texts("tags"),
+            tags=tuple(dict.fromkeys((key_tag(digest), model_tag(answer.model), *tags))),
         )
         return EntryKey(self.report.namespace, digest), line.count("expires_ms"), entry
+
+
+def _name(field: str, text: str) -> str:
+    if CONTROL_CHARACTERS.search(text):
+        raise FieldError(field, "must not contain control characters")
+    return text

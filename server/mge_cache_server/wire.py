@@ -5,7 +5,6 @@ A check that fails raises InvalidRequestError with the field's path and the limi
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,6 @@ COMPUTE_MAX_S = 7 * 86400.0
 TTL_MIN_S = 1.0
 COST_MAX_USD = 1e6
 _TOKENS_MAX = 2**53
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DEFAULT_CONTENT_TYPE = "application/octet-stream"
 
 
@@ -108,7 +106,7 @@ def text(field: str, value: str, *, required: bool = False) -> str:
         raise InvalidRequestError(field, "is required")
     if len(value.encode()) > NAME_BYTES_MAX:
         raise InvalidRequestError(field, f"at most {NAME_BYTES_MAX} bytes")
-    if _CONTROL.search(value):
+    if keys.CONTROL_CHARACTERS.search(value):
         raise InvalidRequestError(field, "must not contain control characters")
     return value
 

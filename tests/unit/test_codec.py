@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -31,10 +32,19 @@ def test_the_form_of_a_record_is_fixed() -> None:
     # Records outlive a sidecar: what version 1 wrote, every later one must read or refuse.
     record = encode(EXAMPLE)
     assert record[:4] == b"\x01\x00\x00\x03"
-    assert struct.unpack(">QQ", record[8:HEADER_BYTES]) == (EXAMPLE.tick, EXAMPLE.created_ms)
+    texts = "model-1\ntext/plain\nkey:00\nmodel:model-1\ntag:ä".encode()
+    assert struct.unpack(">QQI", record[8:HEADER_BYTES]) == (
+        EXAMPLE.tick,
+        EXAMPLE.created_ms,
+        len(texts),
+    )
     assert record[HEADER_BYTES : HEADER_BYTES + 48] == struct.pack(">4q2d", 1, 2, 3, 4, 0.25, 1.5)
-    texts = b"\0\0\0\x07model-1\0\0\0\x0atext/plain\0\0\0\x06key:00\0\0\0\x0dmodel:model-1"
-    assert record[HEADER_BYTES + 48 :] == texts + b"\0\0\0\x06tag:\xc3\xa4body\0\xff"
+    assert record[HEADER_BYTES + 48 :] == texts + b"body\0\xff"
+
+
+def test_a_line_end_in_a_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="line end"):
+        encode(replace(EXAMPLE, tags=("tag:one\ntag:two",)))
 
 
 def test_the_damage_of_any_byte_is_noticed() -> None:
@@ -81,13 +91,15 @@ def test_a_newer_version_is_refused_by_its_number() -> None:
         decode(record)
 
 
-@given(body=st.binary(max_size=80), count=st.integers(0, 5))
-def test_nonsense_with_a_right_checksum_is_refused_or_read(body: bytes, count: int) -> None:
+@given(body=st.binary(max_size=80), count=st.integers(0, 5), length=st.integers(0, 100))
+def test_nonsense_with_a_right_checksum_is_refused_or_read(
+    body: bytes, count: int, length: int
+) -> None:
     # Whoever writes to the store can compute a checksum; no other error may come of it.
     figures = bytes(48)
-    head = struct.pack(">BxHIQQ", 1, count, 0, 5, 6)
+    head = struct.pack(">BxHIQQI", 1, count, 0, 5, 6, length)
     crc = zlib.crc32(figures + body, zlib.crc32(head))
-    record = struct.pack(">BxHIQQ", 1, count, crc, 5, 6) + figures + body
+    record = struct.pack(">BxHIQQI", 1, count, crc, 5, 6, length) + figures + body
     try:
         entry = decode(record)
     except RecordError:

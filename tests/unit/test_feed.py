@@ -57,9 +57,7 @@ class Desk:
             self.store, retention_s=100.0, timeout_s=1.0, on_regress=lambda _: None, now=now
         )
         self.probes = 0
-        self.flights = Flights(
-            self._probe, release=lambda _: None, local_tick=lambda _: 0, now=now
-        )
+        self.flights = Flights(self._probe, release=lambda _: None, local_tick=lambda _: 0, now=now)
         self.failures = 0
         self.feed = Feed(self.store, self.epochs, self.flights, failed=self._failed)
 
@@ -148,7 +146,9 @@ async def test_any_event_is_a_sign_of_life() -> None:
 
 
 @virtual_time
-async def test_a_lost_feed_is_taken_up_again_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_lost_feed_is_taken_up_again_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     caplog.set_level(logging.INFO, "mge_cache_server.feed")
     async with following() as desk:
         known = desk.epochs.of("ns")

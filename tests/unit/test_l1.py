@@ -110,9 +110,7 @@ def test_a_namespace_is_forgotten_alone() -> None:
 
 operations = st.lists(
     st.one_of(
-        st.tuples(
-            st.just("put"), st.integers(0, 7), st.integers(0, 3000), st.floats(0.1, 5.0)
-        ),
+        st.tuples(st.just("put"), st.integers(0, 7), st.integers(0, 3000), st.floats(0.1, 5.0)),
         st.tuples(st.just("get"), st.integers(0, 7), st.just(0), st.just(0.0)),
         st.tuples(st.just("discard"), st.integers(0, 7), st.just(0), st.just(0.0)),
         st.tuples(st.just("pass"), st.just(0), st.just(0), st.floats(0.1, 3.0)),

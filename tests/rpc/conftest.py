@@ -1,0 +1,72 @@
+"""A sidecar in this process, behind a real gRPC server, on each kind of store."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+import pytest
+
+from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
+from mge_cache_server import app
+from mge_cache_server.config import Settings
+from tests.servers.fixtures import key_prefix, servers
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
+    from tests.servers.fixtures import Servers
+
+__all__ = ["key_prefix", "servers"]
+
+
+class Serve(Protocol):
+    """Starts a sidecar that ends with the test."""
+
+    async def __call__(self, **settings: Any) -> CacheServiceAsyncStub:
+        """Return a stub of it; ``settings`` are fields of Settings."""
+
+
+@pytest.fixture(params=["memory", "valkey9"])
+def store_settings(request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
+    """Settings of an empty store."""
+    if request.param == "memory":
+        return {"redis_url": "memory://"}
+    servers: Servers = request.getfixturevalue("servers")
+    # A deadline that a busy machine keeps: faults are tests/e2e's business.
+    url = servers.url(request.param)
+    return {"redis_url": url, "key_prefix": key_prefix, "store_timeout_s": 10.0}
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts sidecars; in memory, unless told otherwise."""
+    async with AsyncExitStack() as stack:
+
+        async def start(**settings: Any) -> CacheServiceAsyncStub:
+            usual: dict[str, Any] = {
+                "redis_url": "memory://",
+                "listen": "127.0.0.1:0",
+                "http_listen": "",
+                "drain_s": 1.0,
+            }
+            sidecar = app.build(Settings(**{**usual, **settings}))
+            await sidecar.start()
+            stack.push_async_callback(sidecar.stop)
+            options = [
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_receive_message_length", -1),
+            ]
+            channel = grpc.aio.insecure_channel(sidecar.targets[0], options=options)
+            stack.push_async_callback(channel.close, None)
+            return CacheServiceStub(channel)
+
+        yield start
+
+
+@pytest.fixture
+async def stub(serve: Serve, store_settings: dict[str, Any]) -> CacheServiceAsyncStub:
+    """A sidecar on each kind of store."""
+    return await serve(**store_settings)
