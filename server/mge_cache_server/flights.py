@@ -103,7 +103,9 @@ class Flights:
         waiter = _Waiter(landing, wait_s > 0 and not self._closing, lease_ttl_s)
         flight.waiters.append(waiter)
         try:
-            async with asyncio.timeout(wait_s if waiter.patient else None):
+            if not waiter.patient:
+                return await landing
+            async with asyncio.timeout(wait_s):
                 return await landing
         except TimeoutError:
             # The answer may have landed in the moment in which the time was over.
@@ -129,8 +131,9 @@ class Flights:
         self._local.pop(key, None)
         flight = self._flights.get(key)
         if flight is not None:
-            for waiter in flight.waiting() if hit is not None else ():
-                waiter.landing.set_result(hit)
+            if hit is not None:
+                for waiter in flight.waiting():
+                    waiter.landing.set_result(hit)
             flight.wake.set()
 
     def settled(self, key: EntryKey) -> None:

@@ -86,6 +86,7 @@ def unpack_lease(packed: bytes) -> Lease:
         raise InvalidRequestError("lease", "not a lease that GetPrompt handed out")
     _, tick, ttl_ms, token, digest = _LEASE.unpack_from(packed)
     namespace = packed[_LEASE.size :].decode("ascii", errors="replace")
-    if not NAMESPACE_PATTERN.fullmatch(namespace):
+    # A forged one of no time at all would be renewed without a pause.
+    if not NAMESPACE_PATTERN.fullmatch(namespace) or not ttl_ms:
         raise InvalidRequestError("lease", "not a lease that GetPrompt handed out")
     return Lease(EntryKey(namespace, digest), token, tick, ttl_ms / 1000)

@@ -48,13 +48,12 @@ class CacheService(pb_grpc.CacheServiceServicer):
 
     async def _get_prompt(self, request: pb.GetPromptRequest) -> pb.GetPromptResponse:
         key = wire.entry_key(request.identity, self._limits, model_required=False)
+        wait_s = wire.wait(request, self._limits)
+        lease_ttl_s = wire.lease_ttl(request, self._limits)
         if request.peek:
             return wire_responses.get_response(await self._prompts.peek(key))
         outcome = await self._prompts.get(
-            key,
-            wait_s=wire.wait(request, self._limits),
-            lease_ttl_s=wire.lease_ttl(request, self._limits),
-            asks_again=request.asks_again,
+            key, wait_s=wait_s, lease_ttl_s=lease_ttl_s, asks_again=request.asks_again
         )
         return wire_responses.get_response(outcome)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import statistics
 import time
@@ -173,7 +174,7 @@ async def test_overtaken_fills_under_load_are_not_served(pair: list[Sidecar]) ->
         await maker.stub.Invalidate(request)
         for key in keys:
             assert await check(maker, key, generation)
-            await eventually(lambda key=key: check(other, key, generation), every_s=0.001)
+            await eventually(functools.partial(check, other, key, generation), every_s=0.001)
             # Once told, never again.
             assert await check(other, key, generation)
         await asyncio.sleep(0.005)

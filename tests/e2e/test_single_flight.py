@@ -86,7 +86,7 @@ async def sidecars(launch: Launch, servers: Servers, key_prefix: str) -> list[Si
 
 @pytest.fixture
 def order(tmp_path: Path) -> Iterator[Order]:
-    """Start callers: order(sidecars, action=..., ...)."""
+    """Starts callers that do as they are told; they end with the test."""
     with ExitStack() as stack:
 
         def start(sidecars: Sequence[Sidecar], **order: object) -> Caller:

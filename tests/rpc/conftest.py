@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -22,11 +22,30 @@ if TYPE_CHECKING:
 __all__ = ["key_prefix", "servers"]
 
 
-class Serve(Protocol):
-    """Starts a sidecar that ends with the test."""
+class Serve:
+    """Starts sidecars in this process; all end with the test."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self.target = ""
+        """Where the latest one listens."""
+        self._stack = stack
 
     async def __call__(self, **settings: Any) -> CacheServiceAsyncStub:
-        """Return a stub of it; ``settings`` are fields of Settings."""
+        """Start one and return a stub of it: in memory, unless fields of Settings say otherwise."""
+        usual: dict[str, Any] = {
+            "redis_url": "memory://",
+            "listen": "127.0.0.1:0",
+            "http_listen": "",
+            "drain_s": 1.0,
+        }
+        sidecar = app.build(Settings(**{**usual, **settings}))
+        await sidecar.start()
+        self._stack.push_async_callback(sidecar.stop)
+        [self.target] = sidecar.targets
+        unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
+        channel = grpc.aio.insecure_channel(self.target, options=unlimited)
+        self._stack.push_async_callback(channel.close, None)
+        return CacheServiceStub(channel)
 
 
 @pytest.fixture(params=["memory", "valkey9"])
@@ -42,28 +61,9 @@ def store_settings(request: pytest.FixtureRequest, key_prefix: str) -> dict[str,
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts sidecars; in memory, unless told otherwise."""
+    """Starts sidecars."""
     async with AsyncExitStack() as stack:
-
-        async def start(**settings: Any) -> CacheServiceAsyncStub:
-            usual: dict[str, Any] = {
-                "redis_url": "memory://",
-                "listen": "127.0.0.1:0",
-                "http_listen": "",
-                "drain_s": 1.0,
-            }
-            sidecar = app.build(Settings(**{**usual, **settings}))
-            await sidecar.start()
-            stack.push_async_callback(sidecar.stop)
-            options = [
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-            ]
-            channel = grpc.aio.insecure_channel(sidecar.targets[0], options=options)
-            stack.push_async_callback(channel.close, None)
-            return CacheServiceStub(channel)
-
-        yield start
+        yield Serve(stack)
 
 
 @pytest.fixture

@@ -21,10 +21,32 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hypothesis import strategies as st
+
+from mge_cache_server import keys
 from mge_cache_server.store import EVERYTHING
+from tests.unit.scene import entry_key
 
 if TYPE_CHECKING:
-    from mge_cache_server.model import EntryKey
+    from mge_cache_server.model import EntryKey, Lease
+
+
+NAMESPACES = ("ns", "ns2")
+KEYS = tuple(entry_key(number, space) for space in NAMESPACES for number in (1, 2))
+TAGS = (keys.masterplan_tag("p"), keys.user_tag("a"), keys.user_tag("b"))
+MODEL_TAG = keys.model_tag("m")
+
+sidecars = st.integers(0, 1)
+some_keys = st.sampled_from(KEYS)
+some_tags = st.frozensets(st.sampled_from(TAGS))
+invalidated_tags = st.one_of(
+    st.sampled_from((*TAGS, MODEL_TAG, EVERYTHING)),
+    st.sampled_from([keys.key_tag(key.digest) for key in KEYS]),
+)
+held_up = st.tuples(
+    st.sampled_from(("lookup", "put", "read_epochs", "advance", "release_lease")),
+    st.sampled_from(("before", "after")),
+)
 
 
 @dataclass(slots=True)
@@ -64,6 +86,19 @@ class LookUp:
     begun: int
     had_to_know: list[Invalidation]
     disturbed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease, and when its caller began to compute.
+
+    ``dated``: the store dated it at that moment. Else it counts from an earlier tick, and more
+    invalidations than those of the model may overtake its answer.
+    """
+
+    lease: Lease
+    begun: int
+    dated: bool
 
 
 @dataclass(slots=True)

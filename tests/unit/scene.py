@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 from mge_cache_server.errors import StoreUnavailableError
-from mge_cache_server.memory_store import MemoryStore
 from mge_cache_server.model import Answer, Entry, EntryKey, Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from mge_cache_server.memory_store import MemoryStore
     from mge_cache_server.store import (
         EpochTable,
         FeedEvent,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mge_cache_server import codec
-from mge_cache_server.keys import key_tag, user_tag
+from mge_cache_server.keys import key_tag, model_tag, user_tag
 from mge_cache_server.memory_store import MemoryStore
 from mge_cache_server.model import Answer, Entry, EntryKey, Usage
 from mge_cache_server.store import EVERYTHING
@@ -40,7 +40,8 @@ class World:
         key = EntryKey(NAMESPACE, bytes([number]) * 32)
         clock = (await self.store.read_epochs(NAMESPACE, -1)).clock
         answer = Answer(body, "text/plain", "model", Usage(1, 2, 3, 4), 0.5, 1.5)
-        entry = Entry(answer, clock, 1000 + number, (key_tag(key.digest), *tags))
+        marks = (key_tag(key.digest), model_tag(answer.model), *tags)
+        entry = Entry(answer, clock, 1000 + number, marks)
         await self.store.put(key, codec.encode(entry), TTL_S)
         return key
 
@@ -181,6 +182,7 @@ async def test_time_is_never_given_back() -> None:
         ({"cost_usd": True}, "line 2: cost_usd: must be a number"),
         ({"cost_usd": float("nan")}, "line 2: cost_usd: must be finite"),
         ({"tags": ["a", 1]}, "line 2: tags: must be a list of texts"),
+        ({"tags": ["a\nb"]}, "line 2: tags: must not contain control characters"),
         ({"created_ms": None}, "line 2: created_ms: is required"),
         ({"SECRET": 1}, "line 2: 1 unknown field(s)"),
     ],

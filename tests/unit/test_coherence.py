@@ -12,12 +12,25 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from mge_cache_server import keys
 from mge_cache_server.errors import StoreUnavailableError
 from mge_cache_server.memory_store import MemoryStore
-from mge_cache_server.model import Hit, Lease, Miss, SetOutcome, SetStatus
-from mge_cache_server.store import EVERYTHING, FeedEvent, Invalidated
+from mge_cache_server.model import Hit, Miss, SetOutcome, SetStatus
+from mge_cache_server.store import FeedEvent, Invalidated
 from tests.unit.caches import FEED_TIMEOUT_S, Cache, make_policy
-from tests.unit.coherence import Fill, Invalidation, LookUp, Model
+from tests.unit.coherence import (
+    MODEL_TAG,
+    NAMESPACES,
+    Fill,
+    Granted,
+    Invalidation,
+    LookUp,
+    Model,
+    held_up,
+    invalidated_tags,
+    sidecars,
+    some_keys,
+    some_tags,
+)
 from tests.unit.lines import LineStore
-from tests.unit.scene import Gate, entry_key, turns
+from tests.unit.scene import Gate, turns
 from tests.unit.virtual_time import VirtualTimeLoop
 
 if TYPE_CHECKING:
@@ -26,23 +39,6 @@ if TYPE_CHECKING:
     from mge_cache_server.model import EntryKey
 
 T = TypeVar("T")
-
-NAMESPACES = ("ns", "ns2")
-KEYS = tuple(entry_key(number, space) for space in NAMESPACES for number in (1, 2))
-TAGS = (keys.masterplan_tag("p"), keys.user_tag("a"), keys.user_tag("b"))
-MODEL_TAG = keys.model_tag("m")
-
-sidecars = st.integers(0, 1)
-some_keys = st.sampled_from(KEYS)
-some_tags = st.frozensets(st.sampled_from(TAGS))
-invalidated_tags = st.one_of(
-    st.sampled_from((*TAGS, MODEL_TAG, EVERYTHING)),
-    st.sampled_from([keys.key_tag(key.digest) for key in KEYS]),
-)
-held_up = st.tuples(
-    st.sampled_from(("lookup", "put", "read_epochs", "advance", "release_lease")),
-    st.sampled_from(("before", "after")),
-)
 
 
 class Coherence(RuleBasedStateMachine):
@@ -61,12 +57,12 @@ class Coherence(RuleBasedStateMachine):
         self.caches = [Cache(store, self.loop.time, policy=policy) for store in self.stores]
         self.look_ups: dict[asyncio.Task[Hit | Miss], LookUp] = {}
         self.others: set[asyncio.Task[object]] = set()
-        self.leases: list[tuple[Lease, int, bool]] = []
+        self.leases: list[Granted] = []
         self.answers = 0
 
     @initialize()
     def start(self) -> None:
-        self._run(lambda: [cache.feed.start() for cache in self.caches])
+        self._run(self._start_feeds)
 
     @rule(cache=sidecars, key=some_keys, patient=st.booleans())
     def get(self, cache: int, key: EntryKey, patient: bool) -> None:  # noqa: FBT001
@@ -91,19 +87,19 @@ class Coherence(RuleBasedStateMachine):
 
     @rule(cache=sidecars, key=some_keys, tags=some_tags, ttl_s=st.sampled_from((2.0, 30.0)))
     def set(self, cache: int, key: EntryKey, tags: frozenset[str], ttl_s: float) -> None:
-        self._set(cache, key, tags, ttl_s, None, self.model.tick())
+        self._set(cache, key, tags, ttl_s, None)
 
     @precondition(lambda self: self.leases)
     @rule(cache=sidecars, data=st.data(), tags=some_tags, ttl_s=st.sampled_from((2.0, 30.0)))
     def fill(self, cache: int, data: st.DataObject, tags: frozenset[str], ttl_s: float) -> None:
-        lease, begun, dated = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
-        self._set(cache, lease.key, tags, ttl_s, lease, begun, dated=dated)
+        granted = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        self._set(cache, granted.lease.key, tags, ttl_s, granted)
 
     @precondition(lambda self: self.leases)
     @rule(cache=sidecars, data=st.data())
     def give_up(self, cache: int, data: st.DataObject) -> None:
-        lease, _, _ = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
-        self._run(lambda: self.caches[cache].prompts.leases.release(lease))
+        granted = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        self._run(lambda: self.caches[cache].prompts.leases.release(granted.lease))
 
     @rule(cache=sidecars, namespace=st.sampled_from(NAMESPACES), tag=invalidated_tags)
     def invalidate(self, cache: int, namespace: str, tag: str) -> None:
@@ -202,15 +198,19 @@ class Coherence(RuleBasedStateMachine):
         async def close() -> None:
             for cache in (0, 1):
                 self._open_gates(cache)
-            for each in (*self.look_ups, *self.others):
-                each.cancel()
-            for cache in self.caches:
-                await cache.feed.stop()
-                await cache.prompts.close()
+            for task in (*self.look_ups, *self.others):
+                task.cancel()
+            for each in self.caches:
+                await each.feed.stop()
+                await each.prompts.close()
 
         self.loop.run_until_complete(close())
         self.loop.run_until_complete(asyncio.wait([*self.look_ups, *self.others, self._nothing()]))
         self.loop.close()
+
+    def _start_feeds(self) -> None:
+        for cache in self.caches:
+            cache.feed.start()
 
     def _nothing(self) -> asyncio.Task[None]:
         return self.loop.create_task(asyncio.sleep(0))
@@ -241,11 +241,11 @@ class Coherence(RuleBasedStateMachine):
         key: EntryKey,
         tags: frozenset[str],
         ttl_s: float,
-        lease: Lease | None,
-        begun: int,
-        *,
-        dated: bool = True,
+        granted: Granted | None,
     ) -> None:
+        begun = self.model.tick() if granted is None else granted.begun
+        lease = None if granted is None else granted.lease
+        dated = granted is None or granted.dated
         self.answers += 1
         body = b"%d" % self.answers
         every_tag = tags | {MODEL_TAG, keys.key_tag(key.digest)}
@@ -325,11 +325,11 @@ class Coherence(RuleBasedStateMachine):
             # The computation begins when its caller is told to compute. The lease may be dated
             # earlier, if the store's reply was held up.
             dated = not outcome.degraded and not look_up.disturbed
-            self.leases.append((outcome.lease, self.model.tick(), dated))
+            self.leases.append(Granted(outcome.lease, self.model.tick(), dated))
         if not look_up.disturbed and not look_up.patient:
             assert not outcome.degraded
             assert self.model.valid_record(look_up.key, now_s) is None, "a needless miss"
 
 
 TestCoherence = Coherence.TestCase
-TestCoherence.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestCoherence.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

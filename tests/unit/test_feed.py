@@ -178,10 +178,9 @@ async def test_a_feed_that_ends_is_taken_up_again_within_half_a_second() -> None
         await desk.say(Subscribed())
         await desk.say(None)
         assert not desk.epochs.live
-        began_s = now()
-        while desk.store.connections == 1:
-            await asyncio.sleep(0.05)
-        assert now() - began_s < 0.5
+        assert desk.store.connections == 1
+        await asyncio.sleep(0.5)
+        assert desk.store.connections == 2
 
 
 @virtual_time

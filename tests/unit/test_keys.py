@@ -72,8 +72,7 @@ def test_a_lease_is_read_back(lease: Lease) -> None:
 def test_garbage_is_refused_or_a_lease_of_some_namespace(garbage: bytes) -> None:
     try:
         lease = unpack_lease(garbage)
-    except InvalidRequestError as error:
-        assert error.field == "lease"
+    except InvalidRequestError:
         return
     assert keys.NAMESPACE_PATTERN.fullmatch(lease.key.namespace)
     assert pack_lease(lease) == garbage

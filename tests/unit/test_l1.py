@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mge_cache_server.l1 import OVERHEAD_BYTES, L1Cache
-from mge_cache_server.model import EntryKey
 from tests.unit.scene import START_S, Clock, entry_key, make_entry
+
+if TYPE_CHECKING:
+    from mge_cache_server.model import EntryKey
 
 ROOM_FOR_3 = 3 * (OVERHEAD_BYTES + 100)
 BODY = b"b" * 100
