@@ -140,6 +140,54 @@ The stream ends.
 """
 Global___LeaseState: _TypeAlias = LeaseState  # noqa: Y015
 
+class _Certainty:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CertaintyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Certainty.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CERTAINTY_UNSPECIFIED: _Certainty.ValueType  # 0
+    """As SIMILAR."""
+    CERTAINTY_SIMILAR: _Certainty.ValueType  # 1
+    """The result of a near enough query will do."""
+    CERTAINTY_CERTIFIED: _Certainty.ValueType  # 2
+    """Only a result that is proven to be what the search itself would return."""
+
+class Certainty(_Certainty, metaclass=_CertaintyEnumTypeWrapper):
+    """How much must be known of a similar hit."""
+
+CERTAINTY_UNSPECIFIED: Certainty.ValueType  # 0
+"""As SIMILAR."""
+CERTAINTY_SIMILAR: Certainty.ValueType  # 1
+"""The result of a near enough query will do."""
+CERTAINTY_CERTIFIED: Certainty.ValueType  # 2
+"""Only a result that is proven to be what the search itself would return."""
+Global___Certainty: _TypeAlias = Certainty  # noqa: Y015
+
+class _RAGHitKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RAGHitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RAGHitKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    RAG_HIT_KIND_UNSPECIFIED: _RAGHitKind.ValueType  # 0
+    """Not used."""
+    RAG_HIT_KIND_EXACT: _RAGHitKind.ValueType  # 1
+    """By the same query."""
+    RAG_HIT_KIND_SIMILAR: _RAGHitKind.ValueType  # 2
+    """By a similar one."""
+
+class RAGHitKind(_RAGHitKind, metaclass=_RAGHitKindEnumTypeWrapper):
+    """How a query was found."""
+
+RAG_HIT_KIND_UNSPECIFIED: RAGHitKind.ValueType  # 0
+"""Not used."""
+RAG_HIT_KIND_EXACT: RAGHitKind.ValueType  # 1
+"""By the same query."""
+RAG_HIT_KIND_SIMILAR: RAGHitKind.ValueType  # 2
+"""By a similar one."""
+Global___RAGHitKind: _TypeAlias = RAGHitKind  # noqa: Y015
+
 @_typing.final
 class PromptIdentity(_message.Message):
     """Everything that changes the answer to a prompt."""
@@ -591,6 +639,451 @@ class HoldLeaseResponse(_message.Message):
 Global___HoldLeaseResponse: _TypeAlias = HoldLeaseResponse  # noqa: Y015
 
 @_typing.final
+class RAGIdentity(_message.Message):
+    """What a retrieval was made for. The first six fields name the partition: nothing crosses it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FilterEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_MODEL_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
+    INDEX_VERSION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """As PromptIdentity.namespace."""
+    embedding_model: _builtins.str
+    """The model that made the embedding, 1 to 256 bytes. Required. Embeddings of different models are
+    never compared.
+    """
+    collection: _builtins.str
+    """What was searched (an index, a table), at most 256 bytes."""
+    index_version: _builtins.str
+    """The version of what was searched, at most 256 bytes. A new version is a new partition."""
+    embedding: _builtins.bytes
+    """The embedding of the query: float32, little-endian, 4 bytes for each of its 1 to 8192 dimensions.
+    Required. It is normalised to unit length; zero or non-finite is INVALID_ARGUMENT.
+    """
+    query: _builtins.str
+    """The query, at most 64 KiB. Queries are the same if they agree after Unicode NFC, with runs of white
+    space as one space and none at the ends. Empty: the embedding (its bytes) says which query it is.
+    """
+    @_builtins.property
+    def filter(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Conditions of the search, name to text, at most 64, with 64 KiB together."""
+
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        embedding_model: _builtins.str = ...,
+        collection: _builtins.str = ...,
+        index_version: _builtins.str = ...,
+        filter: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        embedding: _builtins.bytes = ...,
+        query: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "embedding", b"embedding", "embedding_model", b"embedding_model", "filter", b"filter", "index_version", b"index_version", "namespace", b"namespace", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RAGIdentity: _TypeAlias = RAGIdentity  # noqa: Y015
+
+@_typing.final
+class RAGDocument(_message.Message):
+    """A document that a retrieval found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ID_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id, 1 to 256 bytes without control characters. Required: Invalidate names documents by it."""
+    score: _builtins.float
+    """How well it matched the query it was retrieved for (in a re-ranked hit: its cosine to the new one)."""
+    content: _builtins.bytes
+    """Its content, or a reference to it."""
+    embedding: _builtins.bytes
+    """Its embedding, as RAGIdentity.embedding, of the same dimension. Only in StoreRAG."""
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What else the caller keeps with it."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        score: _builtins.float = ...,
+        content: _builtins.bytes = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        embedding: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "embedding", b"embedding", "id", b"id", "metadata", b"metadata", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RAGDocument: _TypeAlias = RAGDocument  # noqa: Y015
+
+@_typing.final
+class QueryRAGRequest(_message.Message):
+    """Asks for the result of a retrieval."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    ALLOW_SIMILAR_FIELD_NUMBER: _builtins.int
+    MIN_CERTAINTY_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    LEASE_TTL_FIELD_NUMBER: _builtins.int
+    ASKS_AGAIN_FIELD_NUMBER: _builtins.int
+    top_k: _builtins.int
+    """How many documents, 1 to 100. Unset or 0: 10. A result that was stored for more serves fewer."""
+    min_similarity: _builtins.float
+    """The least cosine similarity of a similar hit, up to 1. It can raise the server's, never lower it.
+    Unset: the server's, which is 0.95 unless it was changed.
+    """
+    allow_similar: _builtins.bool
+    """false: only the same query will do. Unset: true."""
+    min_certainty: Global___Certainty.ValueType
+    """What a similar hit must be. Unset: CERTAINTY_SIMILAR."""
+    asks_again: _builtins.bool
+    """As GetPromptRequest.asks_again."""
+    @_builtins.property
+    def identity(self) -> Global___RAGIdentity:
+        """Which retrieval. Required."""
+
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """As GetPromptRequest.wait."""
+
+    @_builtins.property
+    def lease_ttl(self) -> _duration_pb2.Duration:
+        """As GetPromptRequest.lease_ttl."""
+
+    def __init__(
+        self,
+        *,
+        identity: Global___RAGIdentity | None = ...,
+        top_k: _builtins.int = ...,
+        min_similarity: _builtins.float | None = ...,
+        allow_similar: _builtins.bool | None = ...,
+        min_certainty: Global___Certainty.ValueType = ...,
+        wait: _duration_pb2.Duration | None = ...,
+        lease_ttl: _duration_pb2.Duration | None = ...,
+        asks_again: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_similar", b"_allow_similar", "_min_similarity", b"_min_similarity", "allow_similar", b"allow_similar", "identity", b"identity", "lease_ttl", b"lease_ttl", "min_similarity", b"min_similarity", "wait", b"wait"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_similar", b"_allow_similar", "_min_similarity", b"_min_similarity", "allow_similar", b"allow_similar", "asks_again", b"asks_again", "identity", b"identity", "lease_ttl", b"lease_ttl", "min_certainty", b"min_certainty", "min_similarity", b"min_similarity", "top_k", b"top_k", "wait", b"wait"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__allow_similar: _TypeAlias = _typing.Literal["allow_similar"]  # noqa: Y015
+    _WhichOneofArgType__allow_similar: _TypeAlias = _typing.Literal["_allow_similar", b"_allow_similar"]  # noqa: Y015
+    _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
+    _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_similar) -> _WhichOneofReturnType__allow_similar | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_similarity) -> _WhichOneofReturnType__min_similarity | None: ...
+
+Global___QueryRAGRequest: _TypeAlias = QueryRAGRequest  # noqa: Y015
+
+@_typing.final
+class QueryRAGResponse(_message.Message):
+    """What QueryRAG found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HIT_FIELD_NUMBER: _builtins.int
+    MISS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hit(self) -> Global___RAGHit:
+        """A result."""
+
+    @_builtins.property
+    def miss(self) -> Global___RAGMiss:
+        """There is no result yet."""
+
+    def __init__(
+        self,
+        *,
+        hit: Global___RAGHit | None = ...,
+        miss: Global___RAGMiss | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hit", b"hit", "miss", b"miss", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hit", b"hit", "miss", b"miss", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["hit", "miss"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___QueryRAGResponse: _TypeAlias = QueryRAGResponse  # noqa: Y015
+
+@_typing.final
+class RAGHit(_message.Message):
+    """A stored result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    CACHED_QUERY_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    RERANKED_FIELD_NUMBER: _builtins.int
+    CERTIFIED_FIELD_NUMBER: _builtins.int
+    COST_SAVED_USD_FIELD_NUMBER: _builtins.int
+    AGE_FIELD_NUMBER: _builtins.int
+    REMAINING_TTL_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    kind: Global___RAGHitKind.ValueType
+    """By the same query, or by a similar one."""
+    similarity: _builtins.float
+    """The cosine similarity of the two queries; 1 if exact."""
+    cached_query: _builtins.str
+    """The text of the query that the result was retrieved for; only if the server is set to keep texts."""
+    reranked: _builtins.bool
+    """The documents were ranked anew by their similarity to this query."""
+    certified: _builtins.bool
+    """It is proven that the search itself would return these documents (ties aside)."""
+    cost_saved_usd: _builtins.float
+    """What the retrieval cost that this hit saved, in US dollars."""
+    layer: Global___HitLayer.ValueType
+    """Who answered."""
+    degraded: _builtins.bool
+    """As PromptHit.degraded."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___RAGDocument]:
+        """At most top_k documents, in the order of StoreRAG, or re-ranked."""
+
+    @_builtins.property
+    def age(self) -> _duration_pb2.Duration:
+        """Time since the result was stored."""
+
+    @_builtins.property
+    def remaining_ttl(self) -> _duration_pb2.Duration:
+        """Time until it expires. Hits do not extend it."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___RAGHitKind.ValueType = ...,
+        similarity: _builtins.float = ...,
+        cached_query: _builtins.str = ...,
+        documents: _abc.Iterable[Global___RAGDocument] | None = ...,
+        reranked: _builtins.bool = ...,
+        certified: _builtins.bool = ...,
+        cost_saved_usd: _builtins.float = ...,
+        age: _duration_pb2.Duration | None = ...,
+        remaining_ttl: _duration_pb2.Duration | None = ...,
+        layer: Global___HitLayer.ValueType = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "remaining_ttl", b"remaining_ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "cached_query", b"cached_query", "certified", b"certified", "cost_saved_usd", b"cost_saved_usd", "degraded", b"degraded", "documents", b"documents", "kind", b"kind", "layer", b"layer", "remaining_ttl", b"remaining_ttl", "reranked", b"reranked", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RAGHit: _TypeAlias = RAGHit  # noqa: Y015
+
+@_typing.final
+class RAGMiss(_message.Message):
+    """No stored result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_FIELD_NUMBER: _builtins.int
+    LEASE_TTL_FIELD_NUMBER: _builtins.int
+    IN_PROGRESS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    lease: _builtins.bytes
+    """As PromptMiss.lease."""
+    in_progress: _builtins.bool
+    """As PromptMiss.in_progress."""
+    degraded: _builtins.bool
+    """As PromptMiss.degraded."""
+    @_builtins.property
+    def lease_ttl(self) -> _duration_pb2.Duration:
+        """As PromptMiss.lease_ttl."""
+
+    def __init__(
+        self,
+        *,
+        lease: _builtins.bytes = ...,
+        lease_ttl: _duration_pb2.Duration | None = ...,
+        in_progress: _builtins.bool = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_ttl", b"lease_ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "in_progress", b"in_progress", "lease", b"lease", "lease_ttl", b"lease_ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RAGMiss: _TypeAlias = RAGMiss  # noqa: Y015
+
+@_typing.final
+class StoreRAGRequest(_message.Message):
+    """Stores the result of a retrieval. Repeating the call is harmless."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TOP_K_FIELD_NUMBER: _builtins.int
+    EXACT_SEARCH_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    COMPUTE_TIME_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    MASTERPLAN_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    PRELOADED_FIELD_NUMBER: _builtins.int
+    top_k: _builtins.int
+    """For how many documents the search was asked, 1 to 100. Unset or 0: as many as there are, up to 100."""
+    exact_search: _builtins.bool
+    """The search was exact (not approximate), over unit vectors by cosine or Euclidean distance, and the
+    documents' embeddings are those of its index. Only then can similar hits be certified.
+    """
+    cost_usd: _builtins.float
+    """What the retrieval cost in US dollars, 0 to 1,000,000. Unset: the server's setting for a query."""
+    masterplan: _builtins.str
+    """As SetPromptRequest.masterplan."""
+    lease: _builtins.bytes
+    """The lease that QueryRAG handed out."""
+    preloaded: _builtins.bool
+    """As SetPromptRequest.preloaded."""
+    @_builtins.property
+    def identity(self) -> Global___RAGIdentity:
+        """Which retrieval. Required."""
+
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___RAGDocument]:
+        """What it found, best first, at most 1000, with 8 MiB together. More than top_k (over-fetched ones)
+        make similar hits better, if each has its embedding.
+        """
+
+    @_builtins.property
+    def compute_time(self) -> _duration_pb2.Duration:
+        """How long the retrieval took; each hit counts it as time saved. Unset or 0: unknown."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """Time to live, 1 s to 7 days. Unset or 0: 1 h, or the server's setting."""
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As SetPromptRequest.tags."""
+
+    def __init__(
+        self,
+        *,
+        identity: Global___RAGIdentity | None = ...,
+        documents: _abc.Iterable[Global___RAGDocument] | None = ...,
+        top_k: _builtins.int = ...,
+        exact_search: _builtins.bool = ...,
+        cost_usd: _builtins.float | None = ...,
+        compute_time: _duration_pb2.Duration | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        masterplan: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        lease: _builtins.bytes = ...,
+        preloaded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "compute_time", b"compute_time", "cost_usd", b"cost_usd", "identity", b"identity", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd", "compute_time", b"compute_time", "cost_usd", b"cost_usd", "documents", b"documents", "exact_search", b"exact_search", "identity", b"identity", "lease", b"lease", "masterplan", b"masterplan", "preloaded", b"preloaded", "tags", b"tags", "top_k", b"top_k", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost_usd: _TypeAlias = _typing.Literal["cost_usd"]  # noqa: Y015
+    _WhichOneofArgType__cost_usd: _TypeAlias = _typing.Literal["_cost_usd", b"_cost_usd"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_usd) -> _WhichOneofReturnType__cost_usd | None: ...
+
+Global___StoreRAGRequest: _TypeAlias = StoreRAGRequest  # noqa: Y015
+
+@_typing.final
+class StoreRAGResponse(_message.Message):
+    """What StoreRAG did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    status: Global___SetStatus.ValueType
+    """What became of the result."""
+    cost_usd: _builtins.float
+    """What the retrieval cost, in US dollars."""
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """The time to live that was given to it. Unset if it was not stored."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___SetStatus.ValueType = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        cost_usd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "status", b"status", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreRAGResponse: _TypeAlias = StoreRAGResponse  # noqa: Y015
+
+@_typing.final
 class InvalidateRequest(_message.Message):
     """Names what to invalidate."""
 
@@ -602,6 +1095,8 @@ class InvalidateRequest(_message.Message):
     TAG_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     EVERYTHING_FIELD_NUMBER: _builtins.int
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    COLLECTION_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace; empty means "default". Nothing outside it is touched."""
     key: _builtins.bytes
@@ -614,6 +1109,10 @@ class InvalidateRequest(_message.Message):
     """All entries of this model."""
     everything: _builtins.bool
     """All entries of the namespace. Must be true."""
+    document: _builtins.str
+    """All retrieval results that contain the document with this id, at most 256 bytes."""
+    collection: _builtins.str
+    """All retrieval results of this collection."""
     def __init__(
         self,
         *,
@@ -623,12 +1122,14 @@ class InvalidateRequest(_message.Message):
         tag: _builtins.str = ...,
         model: _builtins.str = ...,
         everything: _builtins.bool = ...,
+        document: _builtins.str = ...,
+        collection: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["everything", b"everything", "key", b"key", "masterplan", b"masterplan", "model", b"model", "tag", b"tag", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document", b"document", "everything", b"everything", "key", b"key", "masterplan", b"masterplan", "model", b"model", "tag", b"tag", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["everything", b"everything", "key", b"key", "masterplan", b"masterplan", "model", b"model", "namespace", b"namespace", "tag", b"tag", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collection", b"collection", "document", b"document", "everything", b"everything", "key", b"key", "masterplan", b"masterplan", "model", b"model", "namespace", b"namespace", "tag", b"tag", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["key", "masterplan", "tag", "model", "everything"]  # noqa: Y015
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["key", "masterplan", "tag", "model", "everything", "document", "collection"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
@@ -720,7 +1221,7 @@ class LayerStats(_message.Message):
     SAVED_SECONDS_FIELD_NUMBER: _builtins.int
     UNPRICED_WRITES_FIELD_NUMBER: _builtins.int
     cache_layer: _builtins.str
-    """The layer: "llm"."""
+    """The layer: "llm"; "rag" for hits by the same query; "rag_similarity" for hits by a similar one."""
     hit_rate: _builtins.float
     """total_hits / (total_hits + total_misses); 0 before the first look-up."""
     total_hits: _builtins.int
@@ -807,6 +1308,52 @@ class L1Stats(_message.Message):
 Global___L1Stats: _TypeAlias = L1Stats  # noqa: Y015
 
 @_typing.final
+class RAGIndexStats(_message.Message):
+    """The search for similar queries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTITIONS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    ROWS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    RERANKED_HITS_FIELD_NUMBER: _builtins.int
+    CERTIFIED_HITS_FIELD_NUMBER: _builtins.int
+    partitions: _builtins.int
+    """Partitions in memory."""
+    rows: _builtins.int
+    """Queries in them."""
+    bytes: _builtins.int
+    """Bytes that they take."""
+    max_bytes: _builtins.int
+    """The bound on bytes."""
+    rows_left_out: _builtins.int
+    """Queries that had to be left out because a bound was reached."""
+    reranked_hits: _builtins.int
+    """Similar hits that were ranked anew."""
+    certified_hits: _builtins.int
+    """Similar hits that were certified."""
+    def __init__(
+        self,
+        *,
+        partitions: _builtins.int = ...,
+        rows: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        rows_left_out: _builtins.int = ...,
+        reranked_hits: _builtins.int = ...,
+        certified_hits: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "certified_hits", b"certified_hits", "max_bytes", b"max_bytes", "partitions", b"partitions", "reranked_hits", b"reranked_hits", "rows", b"rows", "rows_left_out", b"rows_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RAGIndexStats: _TypeAlias = RAGIndexStats  # noqa: Y015
+
+@_typing.final
 class StoreStats(_message.Message):
     """The connection to the store."""
 
@@ -849,6 +1396,7 @@ class StatsResponse(_message.Message):
     UNPRICED_MODELS_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    RAG_INDEX_FIELD_NUMBER: _builtins.int
     combined_hit_rate: _builtins.float
     """All layers' hits / look-ups."""
     uptime_seconds: _builtins.float
@@ -871,6 +1419,10 @@ class StatsResponse(_message.Message):
     def unpriced_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models without a known price, sorted; at most 32 are remembered."""
 
+    @_builtins.property
+    def rag_index(self) -> Global___RAGIndexStats:
+        """The search for similar queries; of all namespaces."""
+
     def __init__(
         self,
         *,
@@ -881,10 +1433,11 @@ class StatsResponse(_message.Message):
         unpriced_models: _abc.Iterable[_builtins.str] | None = ...,
         uptime_seconds: _builtins.float = ...,
         version: _builtins.str = ...,
+        rag_index: Global___RAGIndexStats | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["l1", b"l1", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["l1", b"l1", "rag_index", b"rag_index", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["combined_hit_rate", b"combined_hit_rate", "l1", b"l1", "layers", b"layers", "store", b"store", "unpriced_models", b"unpriced_models", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["combined_hit_rate", b"combined_hit_rate", "l1", b"l1", "layers", b"layers", "rag_index", b"rag_index", "store", b"store", "unpriced_models", b"unpriced_models", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CacheServiceStub:
-    """CacheService answers, beside an application: have we already paid for this LLM answer?
+    """CacheService answers, beside an application: have we already paid for this LLM answer? Have we
+    already retrieved for (almost) this query?
     """
 
     def __init__(self, channel):
@@ -50,6 +51,16 @@ class CacheServiceStub:
                 request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.HoldLeaseRequest.SerializeToString,
                 response_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.HoldLeaseResponse.FromString,
                 _registered_method=True)
+        self.QueryRAG = channel.unary_unary(
+                '/mge_cache.v1.CacheService/QueryRAG',
+                request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.QueryRAGRequest.SerializeToString,
+                response_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.QueryRAGResponse.FromString,
+                _registered_method=True)
+        self.StoreRAG = channel.unary_unary(
+                '/mge_cache.v1.CacheService/StoreRAG',
+                request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.StoreRAGRequest.SerializeToString,
+                response_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.StoreRAGResponse.FromString,
+                _registered_method=True)
         self.Invalidate = channel.unary_unary(
                 '/mge_cache.v1.CacheService/Invalidate',
                 request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.InvalidateRequest.SerializeToString,
@@ -63,7 +74,8 @@ class CacheServiceStub:
 
 
 class CacheServiceServicer:
-    """CacheService answers, beside an application: have we already paid for this LLM answer?
+    """CacheService answers, beside an application: have we already paid for this LLM answer? Have we
+    already retrieved for (almost) this query?
     """
 
     def GetPrompt(self, request, context):
@@ -84,6 +96,21 @@ class CacheServiceServicer:
     def HoldLease(self, request, context):
         """Keeps a lease alive while this call is open. Closing the call (cancelling it, or dying) before
         SetPrompt has taken the lease back hands the lease to the next waiting caller at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def QueryRAG(self, request, context):
+        """Looks a retrieval's result up: of the same query, or of one whose embedding is near enough. A miss
+        is an OK response with a lease, as for GetPrompt.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StoreRAG(self, request, context):
+        """Stores the result of a retrieval, and takes the lease back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +150,16 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     request_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.HoldLeaseRequest.FromString,
                     response_serializer=mge__cache_dot_v1_dot_cache__service__pb2.HoldLeaseResponse.SerializeToString,
             ),
+            'QueryRAG': grpc.unary_unary_rpc_method_handler(
+                    servicer.QueryRAG,
+                    request_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.QueryRAGRequest.FromString,
+                    response_serializer=mge__cache_dot_v1_dot_cache__service__pb2.QueryRAGResponse.SerializeToString,
+            ),
+            'StoreRAG': grpc.unary_unary_rpc_method_handler(
+                    servicer.StoreRAG,
+                    request_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.StoreRAGRequest.FromString,
+                    response_serializer=mge__cache_dot_v1_dot_cache__service__pb2.StoreRAGResponse.SerializeToString,
+            ),
             'Invalidate': grpc.unary_unary_rpc_method_handler(
                     servicer.Invalidate,
                     request_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.InvalidateRequest.FromString,
@@ -142,7 +179,8 @@ def add_CacheServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CacheService:
-    """CacheService answers, beside an application: have we already paid for this LLM answer?
+    """CacheService answers, beside an application: have we already paid for this LLM answer? Have we
+    already retrieved for (almost) this query?
     """
 
     @staticmethod
@@ -216,6 +254,60 @@ class CacheService:
             '/mge_cache.v1.CacheService/HoldLease',
             mge__cache_dot_v1_dot_cache__service__pb2.HoldLeaseRequest.SerializeToString,
             mge__cache_dot_v1_dot_cache__service__pb2.HoldLeaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def QueryRAG(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mge_cache.v1.CacheService/QueryRAG',
+            mge__cache_dot_v1_dot_cache__service__pb2.QueryRAGRequest.SerializeToString,
+            mge__cache_dot_v1_dot_cache__service__pb2.QueryRAGResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StoreRAG(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mge_cache.v1.CacheService/StoreRAG',
+            mge__cache_dot_v1_dot_cache__service__pb2.StoreRAGRequest.SerializeToString,
+            mge__cache_dot_v1_dot_cache__service__pb2.StoreRAGResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,7 +55,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CacheServiceStub:
-    """CacheService answers, beside an application: have we already paid for this LLM answer?"""
+    """CacheService answers, beside an application: have we already paid for this LLM answer? Have we
+    already retrieved for (almost) this query?
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -71,6 +73,12 @@ class CacheServiceStub:
     """Keeps a lease alive while this call is open. Closing the call (cancelling it, or dying) before
     SetPrompt has taken the lease back hands the lease to the next waiting caller at once.
     """
+    QueryRAG: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.QueryRAGRequest, _cache_service_pb2.QueryRAGResponse]
+    """Looks a retrieval's result up: of the same query, or of one whose embedding is near enough. A miss
+    is an OK response with a lease, as for GetPrompt.
+    """
+    StoreRAG: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.StoreRAGRequest, _cache_service_pb2.StoreRAGResponse]
+    """Stores the result of a retrieval, and takes the lease back."""
     Invalidate: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.InvalidateRequest, _cache_service_pb2.InvalidateResponse]
     """Makes entries unreachable, at once and for every sidecar on the same store. It costs one write,
     whatever the number of entries. UNAVAILABLE if the store cannot be reached: nothing was done then,
@@ -81,7 +89,9 @@ class CacheServiceStub:
 
 @_typing.type_check_only
 class CacheServiceAsyncStub(CacheServiceStub):
-    """CacheService answers, beside an application: have we already paid for this LLM answer?"""
+    """CacheService answers, beside an application: have we already paid for this LLM answer? Have we
+    already retrieved for (almost) this query?
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetPrompt: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.GetPromptRequest, _cache_service_pb2.GetPromptResponse]  # type: ignore[assignment]
@@ -94,6 +104,12 @@ class CacheServiceAsyncStub(CacheServiceStub):
     """Keeps a lease alive while this call is open. Closing the call (cancelling it, or dying) before
     SetPrompt has taken the lease back hands the lease to the next waiting caller at once.
     """
+    QueryRAG: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.QueryRAGRequest, _cache_service_pb2.QueryRAGResponse]  # type: ignore[assignment]
+    """Looks a retrieval's result up: of the same query, or of one whose embedding is near enough. A miss
+    is an OK response with a lease, as for GetPrompt.
+    """
+    StoreRAG: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.StoreRAGRequest, _cache_service_pb2.StoreRAGResponse]  # type: ignore[assignment]
+    """Stores the result of a retrieval, and takes the lease back."""
     Invalidate: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.InvalidateRequest, _cache_service_pb2.InvalidateResponse]  # type: ignore[assignment]
     """Makes entries unreachable, at once and for every sidecar on the same store. It costs one write,
     whatever the number of entries. UNAVAILABLE if the store cannot be reached: nothing was done then,
@@ -103,7 +119,9 @@ class CacheServiceAsyncStub(CacheServiceStub):
     """Reports the figures that the REST statistics and the Prometheus metrics report."""
 
 class CacheServiceServicer:
-    """CacheService answers, beside an application: have we already paid for this LLM answer?"""
+    """CacheService answers, beside an application: have we already paid for this LLM answer? Have we
+    already retrieved for (almost) this query?
+    """
 
     def GetPrompt(
         self,
@@ -129,6 +147,22 @@ class CacheServiceServicer:
         """Keeps a lease alive while this call is open. Closing the call (cancelling it, or dying) before
         SetPrompt has taken the lease back hands the lease to the next waiting caller at once.
         """
+
+    def QueryRAG(
+        self,
+        request: _cache_service_pb2.QueryRAGRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_service_pb2.QueryRAGResponse, _abc.Awaitable[_cache_service_pb2.QueryRAGResponse]]:
+        """Looks a retrieval's result up: of the same query, or of one whose embedding is near enough. A miss
+        is an OK response with a lease, as for GetPrompt.
+        """
+
+    def StoreRAG(
+        self,
+        request: _cache_service_pb2.StoreRAGRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_cache_service_pb2.StoreRAGResponse, _abc.Awaitable[_cache_service_pb2.StoreRAGResponse]]:
+        """Stores the result of a retrieval, and takes the lease back."""
 
     def Invalidate(
         self,
