@@ -1,13 +1,23 @@
 """The client of MGE cache: have we already paid for this LLM answer?
 
 ``AsyncClient`` (asyncio) and ``Client`` (threads) have the same methods; ``get_or_compute`` is the
-one to begin with.
+one to begin with, and ``retrieve_or_compute`` its like for retrievals.
 """
 
 from __future__ import annotations
 
+from mge_cache._embedding import Embedding
 from mge_cache._json import canonical_json
 from mge_cache._key import json_parameters, prompt_key
+from mge_cache._rag_types import (
+    Certainty,
+    RagDocument,
+    RagHit,
+    RagHitKind,
+    RagMiss,
+    RagQuery,
+    RagResult,
+)
 from mge_cache._types import (
     Answer,
     Hit,
@@ -17,6 +27,7 @@ from mge_cache._types import (
     Miss,
     PromptKey,
     PromptRequest,
+    RagIndexStats,
     SetResult,
     SetStatus,
     Source,
@@ -42,9 +53,11 @@ from mge_cache.sync import Client
 __all__ = [
     "Answer",
     "AsyncClient",
+    "Certainty",
     "Client",
     "ClientClosedError",
     "DeadlineExceededError",
+    "Embedding",
     "Hit",
     "InternalError",
     "InvalidRequestError",
@@ -55,6 +68,13 @@ __all__ = [
     "Miss",
     "PromptKey",
     "PromptRequest",
+    "RagDocument",
+    "RagHit",
+    "RagHitKind",
+    "RagIndexStats",
+    "RagMiss",
+    "RagQuery",
+    "RagResult",
     "RefusedError",
     "SetResult",
     "SetStatus",

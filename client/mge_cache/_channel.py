@@ -15,7 +15,7 @@ MESSAGE_MAX_BYTES = 16 * 1024 * 1024
 
 # HoldLease is not here: repeating it needs a decision, not a policy. The back-off is short because
 # a caller waits: three attempts add at most some 20 ms to a call.
-_RETRIED_METHODS = ("GetPrompt", "SetPrompt", "Invalidate", "Stats")
+_RETRIED_METHODS = ("GetPrompt", "SetPrompt", "QueryRAG", "StoreRAG", "Invalidate", "Stats")
 _SERVICE_CONFIG = {
     "methodConfig": [
         {

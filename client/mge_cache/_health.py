@@ -25,7 +25,7 @@ LOGGER = logging.getLogger("mge_cache")
 
 
 class Health:
-    """Counts what ``get_or_compute`` had to do without, and logs each change once.
+    """Counts what a fail-open client had to do without, and logs each change once.
 
     Any thread may call it.
     """
@@ -41,7 +41,7 @@ class Health:
 
     @property
     def failures(self) -> int:
-        """Look-ups and stores of ``get_or_compute`` that failed or were not tried."""
+        """Look-ups and stores of ``get_or_compute`` and the like that failed or were not tried."""
         return self._failures
 
     def check(self) -> None:
@@ -91,7 +91,7 @@ class Health:
         slow = isinstance(error, DeadlineExceededError) and not generous
         if self._breaker.failed(slow=slow):
             LOGGER.warning(
-                "the cache at %s cannot be reached, answers are computed until it is back: %s",
+                "the cache at %s cannot be reached, results are computed until it is back: %s",
                 self._target,
                 error,
             )

@@ -58,20 +58,30 @@ def encode_identity(
     of -0 is written as 0. Raises InvalidRequestError for a temperature that is negative or not
     finite, and for text with a lone surrogate. Limits are the sidecar's to check.
     """
-    fields = [
+    return length_prefixed(
         _SCHEMA,
-        _utf8("namespace", namespace or DEFAULT_NAMESPACE),
-        _utf8("model", model),
+        utf8("namespace", namespace or DEFAULT_NAMESPACE),
+        utf8("model", model),
         b"" if temperature is None else _encode_temperature(temperature),
-        _utf8("prompt", prompt),
-        _COUNT.pack(len(parameters)),
-    ]
-    named = [
-        (_utf8("parameters", name), _utf8("parameters", text)) for name, text in parameters.items()
-    ]
-    for name, text in sorted(named):
-        fields += (name, text)
+        utf8("prompt", prompt),
+        *map_fields("parameters", parameters),
+    )
+
+
+def length_prefixed(*fields: bytes) -> bytes:
+    """Write each field as its length (unsigned, 64 bit, big endian) and its bytes."""
     return b"".join(part for field in fields for part in (_COUNT.pack(len(field)), field))
+
+
+def map_fields(field: str, texts: Mapping[str, str]) -> list[bytes]:
+    """Return the fields of a map: how many there are, then names and texts in the names' order."""
+    named = sorted((utf8(field, name), utf8(field, text)) for name, text in texts.items())
+    return [count_field(len(named)), *(part for pair in named for part in pair)]
+
+
+def count_field(count: int) -> bytes:
+    """Write a number as a field: unsigned, 64 bit, big endian."""
+    return _COUNT.pack(count)
 
 
 def json_parameters(parameters: Mapping[str, object]) -> dict[str, str]:
@@ -88,7 +98,8 @@ def _encode_temperature(temperature: float) -> bytes:
     return _DOUBLE.pack(temperature + 0.0)  # -0.0 + 0.0 is 0.0
 
 
-def _utf8(field: str, text: str) -> bytes:
+def utf8(field: str, text: str) -> bytes:
+    """Encode a text; raises InvalidRequestError, which names ``field``, for a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError:

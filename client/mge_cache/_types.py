@@ -224,6 +224,22 @@ class StoreStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RagIndexStats:
+    """The search for similar queries, of all namespaces: what is in memory, and what it found.
+
+    ``rows`` are queries; ``rows_left_out`` had to be because a bound was reached.
+    """
+
+    partitions: int
+    rows: int
+    size_bytes: int
+    max_bytes: int
+    rows_left_out: int
+    reranked_hits: int
+    certified_hits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Statistics of one sidecar."""
 
@@ -231,6 +247,7 @@ class Stats:
     combined_hit_rate: float
     l1: L1Stats
     store: StoreStats
+    rag_index: RagIndexStats
     unpriced_models: tuple[str, ...]
     uptime_s: float
     version: str

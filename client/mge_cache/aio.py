@@ -2,75 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
 from typing import TYPE_CHECKING
 
 from mge_cache import _wire
-from mge_cache._aio_connection import AsyncConnection
-from mge_cache._channel import resolve_target
-from mge_cache._health import Health
-from mge_cache._key import DEFAULT_NAMESPACE
-from mge_cache._turns import Turns
-from mge_cache._types import Miss, Timeouts
-from mge_cache.errors import ClientClosedError, MgeCacheError
+from mge_cache._aio_rag import AsyncRagCalls
+from mge_cache._types import Hit
+from mge_cache._wire_parts import set_result_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
-    from typing import Self
 
-    from mge_cache._types import Answer, Hit, Lease, SetResult, Stats
+    from mge_cache._types import Answer, Lease, Miss, SetResult
     from mge_cache._wire import Computed, Found, Identified
     from mge_cache.v1 import cache_service_pb2 as pb
-    from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
-
-IN_FLIGHT_MAX = 16
-"""More look-ups (or stores) than this at once wait in this process, before their deadlines begin:
-to send more would not make it faster, only late."""
 
 
-class AsyncClient:
+class AsyncClient(AsyncRagCalls):
     """Talks to the sidecar from one event loop.
 
     ``target`` is ``unix:/path`` or ``host:port``; None: $MGE_CACHE_TARGET, else 127.0.0.1:50151.
     The constructor does no I/O, and the first call connects: make it after a fork, not before.
 
-    With ``fail_open`` (the default) an outage never shows in ``get_or_compute``: where the sidecar
-    is down, hangs or refuses, the answer is computed, and ``failures`` counts it. The other
-    methods, and ``get_or_compute`` without ``fail_open``, raise MgeCacheError (see
-    ``mge_cache.errors``). ``send_prompt``: send whole requests and let the sidecar compute the key;
-    by default no prompt leaves the process.
+    With ``fail_open`` (the default) an outage never shows in ``get_or_compute`` and
+    ``retrieve_or_compute``: where the sidecar is down, hangs or refuses, the result is computed,
+    and ``failures`` counts it. The other methods, and these without ``fail_open``, raise
+    MgeCacheError (see ``mge_cache.errors``). ``send_prompt``: send whole requests and let the
+    sidecar compute the key; by default no prompt leaves the process (RAG queries do).
     """
-
-    def __init__(
-        self,
-        target: str | None = None,
-        *,
-        timeouts: Timeouts | None = None,
-        fail_open: bool = True,
-        send_prompt: bool = False,
-    ) -> None:
-        self.target = resolve_target(target)
-        self._timeouts = timeouts or Timeouts()
-        self._fail_open = fail_open
-        self._send_prompt = send_prompt
-        self._health = Health(self.target, retry_s=self._timeouts.retry_s)
-        self._look_ups = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._stores = asyncio.Semaphore(IN_FLIGHT_MAX)
-        self._turns = Turns()
-        self._connection = AsyncConnection(self.target)
-
-    @property
-    def stub(self) -> CacheServiceAsyncStub:
-        """The generated stub, for calls without deadlines, defaults and types of this client."""
-        return self._connection.stub
-
-    @property
-    def failures(self) -> int:
-        """How many look-ups and stores ``get_or_compute`` had to do without."""
-        return self._health.failures
 
     async def get_or_compute(
         self,
@@ -89,24 +47,21 @@ class AsyncClient:
         (None: the sidecar's default), to be invalidated by ``masterplan`` and ``tags``. While it
         runs, other callers wait; if it fails or is cancelled, the next of them computes at once.
         """
-        message = _wire.set_request(
+        flight = _wire.PromptFlight(
             request,
             ttl_s=ttl_s,
             masterplan=masterplan,
             tags=tags,
             send_prompt=self._send_prompt,
         )
-        found = await self._find(request, wait_s)
-        if not isinstance(found, Miss):
-            return found.answer
-        async with contextlib.AsyncExitStack() as stack:
-            if found.lease:
-                await stack.enter_async_context(self.hold(found.lease))
-            started = time.perf_counter()
-            answer = _wire.answer_of(await compute())
-            compute_s = time.perf_counter() - started
-            await self._keep(message, answer, found.lease, compute_s)
-        return answer
+
+        async def computed() -> Answer:
+            return _wire.answer_of(await compute())
+
+        got = await self._flights.run(
+            flight, computed, look_up=self._get, store=self._set, wait_s=wait_s
+        )
+        return got.answer if isinstance(got, Hit) else got
 
     async def get(
         self,
@@ -160,117 +115,6 @@ class AsyncClient:
             _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s)
         )
 
-    def hold(self, lease: Lease) -> AbstractAsyncContextManager[None]:
-        """Keep a lease for as long as an ``async with`` block runs.
-
-        Leaving it without having stored the answer hands the lease to the next caller at once.
-        """
-        message = _wire.hold_request(lease, max_s=self._timeouts.hold_s)
-        return self._connection.hold(message, notice_s=self._timeouts.get_s)
-
-    async def invalidate(
-        self,
-        *,
-        namespace: str = DEFAULT_NAMESPACE,
-        key: bytes | None = None,
-        masterplan: str | None = None,
-        tag: str | None = None,
-        model: str | None = None,
-        everything: bool = False,
-    ) -> int:
-        """Make entries of a namespace unreachable; exactly one target must be given.
-
-        Returns the tick of the namespace's clock (microseconds since 1970) at which it took effect.
-        UnavailableError: nothing was done; repeat it.
-        """
-        message = _wire.invalidate_request(
-            namespace=namespace,
-            key=key,
-            masterplan=masterplan,
-            tag=tag,
-            model=model,
-            everything=everything,
-        )
-        deadline_s = self._timeouts.invalidate_s
-        response = await self._connection.call(self.stub.Invalidate, message, deadline_s)
-        return response.tick
-
-    async def stats(self, *, namespace: str = "") -> Stats:
-        """Read the sidecar's statistics; "" sums over all namespaces."""
-        message = _wire.stats_request(namespace)
-        deadline_s = self._timeouts.stats_s
-        response = await self._connection.call(self.stub.Stats, message, deadline_s)
-        return _wire.stats_of(response)
-
-    async def close(self) -> None:
-        """Close the connection. Calls in flight raise ClientClosedError."""
-        await self._connection.close()
-
-    async def __aenter__(self) -> Self:
-        """Return the client itself."""
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Close it."""
-        await self.close()
-
-    async def _find(self, request: Identified, wait_s: float) -> Found:
-        try:
-            found = await self._look_up(request, wait_s)
-        except ClientClosedError:
-            raise
-        except MgeCacheError as exc:
-            if not self._fail_open:
-                raise
-            self._health.went_without("GetPrompt", exc)
-            return Miss(degraded=True)
-        self._health.succeeded("GetPrompt")
-        return found
-
-    async def _look_up(self, request: Identified, wait_s: float) -> Found:
-        """Look up, then wait in slices while somebody else computes the answer."""
-        give_up_at = time.monotonic() + wait_s
-        asks_again = wait_s > 0
-        async with self._look_ups:
-            found = await self._look_up_once(request, 0.0, asks_again=asks_again)
-        if not _wire.in_progress(found):
-            return found
-        async with self._turns.of((request.namespace, request.key), within_s=wait_s):
-            while asks_again and _wire.in_progress(found):
-                left_s = max(0.0, give_up_at - time.monotonic())
-                slice_s = min(left_s, self._timeouts.slice_s)
-                asks_again = slice_s < left_s
-                found = await self._look_up_once(request, slice_s, asks_again=asks_again)
-        return found
-
-    async def _look_up_once(self, request: Identified, wait_s: float, *, asks_again: bool) -> Found:
-        if self._fail_open:
-            self._health.check()
-        message = _wire.get_request(
-            request,
-            wait_s=wait_s,
-            lease_ttl_s=self._timeouts.lease_ttl_s,
-            asks_again=asks_again,
-            send_prompt=self._send_prompt,
-        )
-        return await self._get(message, wait_s)
-
-    async def _keep(
-        self, message: pb.SetPromptRequest, answer: Answer, lease: Lease | None, compute_s: float
-    ) -> None:
-        try:
-            _wire.complete(message, answer, lease=lease, compute_s=compute_s)
-            async with self._stores:
-                if self._fail_open:
-                    self._health.check()
-                await self._set(message)
-        except MgeCacheError as exc:
-            if not self._fail_open:
-                raise
-            self._health.went_without("SetPrompt", exc)
-        else:
-            self._health.succeeded("SetPrompt")
-
     async def _get(self, message: pb.GetPromptRequest, wait_s: float) -> Found:
         deadline_s = self._timeouts.get_deadline_s(wait_s)
         with self._health.watching(generous=wait_s > 0):
@@ -281,4 +125,4 @@ class AsyncClient:
         deadline_s = self._timeouts.set_s
         with self._health.watching():
             response = await self._connection.call(self.stub.SetPrompt, message, deadline_s)
-        return _wire.set_result_of(response)
+        return set_result_of(response)

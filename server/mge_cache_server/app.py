@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING
 from mge_cache._version import __version__
 from mge_cache_server.config_parse import split_address
 from mge_cache_server.counts import Counts
+from mge_cache_server.entry_cache import CachePolicy, Parts
 from mge_cache_server.epochs import Epochs
 from mge_cache_server.feed import Feed
 from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
+from mge_cache_server.leases import Leases
 from mge_cache_server.metrics import Metrics
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
-from mge_cache_server.prompt_cache import CachePolicy, PromptCache
+from mge_cache_server.prompt_cache import PromptCache
+from mge_cache_server.rag_cache import RagCache, RagPolicy
+from mge_cache_server.rag_index import Bounds
 from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 class _Parts:
     store: Store
     prompts: PromptCache
+    rag: RagCache
     prices: Prices
     feed: Feed
     rpc: RpcServer
@@ -84,7 +89,7 @@ class App:
         if parts is not None:
             draining = asyncio.ensure_future(parts.rpc.stop(self._settings.drain_s))
             # Callers that wait for others need not wait for the end of the grace.
-            await parts.prompts.close()
+            await asyncio.gather(parts.prompts.close(), parts.rag.close())
             await draining
             await parts.feed.stop()
             await parts.store.close()
@@ -120,23 +125,30 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         timeout_s=settings.feed_timeout_s,
         on_regress=l1.discard_namespace,
     )
-    reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, version=__version__)
-    metrics = Metrics(reporter)
-    prompts = PromptCache(
-        store=store, l1=l1, epochs=epochs, counts=counts, policy=_policy(settings)
+    leases = Leases(store, failed=lambda name, what: counts.of(name, LLM_LAYER).error(what))
+    parts = Parts(store, l1, epochs, counts, leases)
+    prompts = PromptCache(parts, policy=_policy(settings))
+    rag = RagCache(
+        parts, policy=_rag_policy(settings), similar=_similar(settings), bounds=_bounds(settings)
     )
+    reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, rag=rag, version=__version__)
+    metrics = Metrics(reporter)
     prices = _prices(settings)
     service = CacheService(
         prompts=prompts,
+        rag=rag,
         prices=prices,
         reporter=reporter,
         limits=_limits(settings),
+        rag_query_cost_usd=settings.rag_query_cost_usd,
         observe=metrics.rpc,
     )
     feed = Feed(
         store,
         epochs,
         prompts.flights,
+        rag.flights,
+        rows=rag.partitions,
         # The feed belongs to no namespace: it appears in the sums only.
         failed=lambda: counts.of("", LLM_LAYER).error("feed"),
     )
@@ -144,7 +156,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     if settings.http_listen:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
-    return _Parts(store, prompts, prices, feed, RpcServer(settings, service), http)
+    return _Parts(store, prompts, rag, prices, feed, RpcServer(settings, service), http)
 
 
 def _policy(settings: Settings) -> CachePolicy:
@@ -155,6 +167,32 @@ def _policy(settings: Settings) -> CachePolicy:
         ttl_max_s=settings.ttl_max_s,
         ttl_jitter=settings.ttl_jitter,
         namespaces_max=settings.namespaces_max,
+    )
+
+
+def _rag_policy(settings: Settings) -> CachePolicy:
+    return replace(
+        _policy(settings),
+        enabled=settings.rag_cache_enabled,
+        ttl_s=settings.rag_ttl_s,
+        namespace_ttl_s={},
+    )
+
+
+def _similar(settings: Settings) -> RagPolicy:
+    return RagPolicy(
+        threshold=settings.rag_threshold,
+        rerank_threshold=settings.rag_rerank_threshold,
+        collection_thresholds=dict(settings.rag_collection_thresholds),
+        store_texts=settings.rag_store_texts,
+    )
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        rows_max=settings.rag_index_max_rows,
+        bytes_max=settings.rag_index_max_bytes,
+        compact=settings.rag_compact,
     )
 
 

@@ -144,6 +144,46 @@ class Settings:
         "Off: every look-up a miss, nothing stored.",
         env="MGE_V2_LLM_CACHE_ENABLED",
     )
+    rag_cache_enabled: bool = _setting(
+        True,  # noqa: FBT003
+        kinds.BOOL,
+        "Off: every retrieval's look-up a miss, nothing stored.",
+        env="MGE_V2_RAG_CACHE_ENABLED",
+    )
+    rag_ttl_s: float = _setting(
+        _HOUR_S, kinds.DURATION, "Time to live of retrievals' results.", low=1.0
+    )
+    rag_threshold: float = _setting(
+        0.95, kinds.COSINE, "Least cosine similarity of a similar query, 0 to 1."
+    )
+    rag_rerank_threshold: float | None = _setting(
+        None,
+        kinds.COSINE_OR_NONE,
+        "The same where the documents are ranked anew for the query; empty: as --rag-threshold.",
+        default_text="",
+    )
+    rag_collection_thresholds: Mapping[str, float] = _setting(
+        dict, kinds.COSINES, 'Thresholds by collection, in place of both: "faq=0.9,laws=0.98".'
+    )
+    rag_index_max_rows: int = _setting(
+        1_000_000, kinds.COUNT, "Bound on the queries in memory for similar hits.", low=1
+    )
+    rag_index_max_bytes: int = _setting(
+        256 * _MIB, kinds.SIZE, "Bound on what they take.", high=1 << 40
+    )
+    rag_compact: bool = _setting(
+        False,  # noqa: FBT003
+        kinds.BOOL,
+        "Keep them in float16: half the memory, similarities verified in float32.",
+    )
+    rag_query_cost_usd: float = _setting(
+        0.0, kinds.DOLLARS, "What a retrieval costs unless the caller says, in US dollars."
+    )
+    rag_store_texts: bool = _setting(
+        False,  # noqa: FBT003
+        kinds.BOOL,
+        "Keep the text of queries, in Redis too, and show it with similar hits.",
+    )
     reflection: bool = _setting(False, kinds.BOOL, "Serve gRPC reflection.")  # noqa: FBT003
     log_level: str = _setting(
         "info", kinds.choice("debug", "info", "warning", "error"), "Log level."

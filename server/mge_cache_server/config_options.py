@@ -44,6 +44,12 @@ DURATION = Kind("duration", parse.parse_duration, parse.format_duration, (int, f
 SIZE = Kind("size", parse.parse_size, parse.format_size, (int,))
 COUNT = Kind("number", parse.parse_count, str, (int,))
 JITTER = Kind("number", parse.parse_jitter, str, (int, float))
+COSINE = Kind("number", parse.parse_cosine, str, (int, float))
+COSINE_OR_NONE = Kind(
+    "number", parse.parse_cosine_or_none, parse.format_cosine_or_none, (int, float)
+)
+COSINES = Kind("name=number,...", parse.parse_cosines, parse.format_cosines, (dict,))
+DOLLARS = Kind("number", parse.parse_dollars, parse.format_dollars, (int, float))
 BOOL = Kind("true/false", parse.parse_bool, parse.format_bool, (bool,))
 # Not a number in the file: 660 would be read as decimal there.
 MODE = Kind("mode", parse.parse_mode, parse.format_mode)

@@ -120,6 +120,59 @@ def parse_jitter(text: str) -> float:
     return value
 
 
+def parse_cosine(text: str) -> float:
+    """Read a cosine, 0 to 1."""
+    return _number(text, 1.0)
+
+
+def parse_cosine_or_none(text: str) -> float | None:
+    """Read a cosine, 0 to 1; empty: none."""
+    return parse_cosine(text) if text.strip() else None
+
+
+def format_cosine_or_none(cosine: float | None) -> str:
+    """Write a cosine."""
+    return "" if cosine is None else str(cosine)
+
+
+def parse_dollars(text: str) -> float:
+    """Read an amount, 0 to 1,000,000."""
+    return _number(text, 1e6)
+
+
+def format_dollars(amount: float) -> str:
+    """Write an amount."""
+    return f"{amount:g}"
+
+
+def parse_cosines(text: str) -> dict[str, float]:
+    """Read "faq=0.9,laws=0.98"."""
+    result: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, written = part.rpartition("=")
+        if not equals or name in result:
+            msg = f'must name each collection once, like "faq=0.9,laws=0.98" ("{part}")'
+            raise ValueError(msg)
+        result[name] = _number(written, 1.0)
+    return result
+
+
+def format_cosines(cosines: Mapping[str, float]) -> str:
+    """Write cosines on one line."""
+    return ",".join(f"{name}={cosine}" for name, cosine in cosines.items())
+
+
+def _number(text: str, high: float) -> float:
+    problem = f"must be a number from 0 to {high:g}"
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(problem) from None
+    if not 0 <= value <= high:  # NaN fails too
+        raise ValueError(problem)
+    return value
+
+
 def parse_bool(text: str) -> bool:
     """Read true/false, yes/no, on/off or 1/0, in either case."""
     written = text.strip().lower()

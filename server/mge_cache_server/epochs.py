@@ -53,6 +53,10 @@ class NamespaceEpochs:
             return False
         return all(epochs.get(tag, UNKNOWN) <= tick for tag in tags)
 
+    def floor(self, tags: Iterable[str]) -> int:
+        """Return the tick below which nothing that has all these tags is valid."""
+        return max(self.epochs.get(tag, UNKNOWN) for tag in (EVERYTHING, *tags))
+
     def merge(self, epochs: Iterable[tuple[str, int]], retention_us: int) -> None:
         """Add epochs; never takes back a later one."""
         for tag, tick in epochs:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mge_cache_server.errors import StoreError
-from mge_cache_server.store import Invalidated, Settled, Subscribed
+from mge_cache_server.store import Invalidated, RowStored, Settled, Subscribed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mge_cache_server.epochs import Epochs
-    from mge_cache_server.flights import Flights
+    from mge_cache_server.model import EntryKey
     from mge_cache_server.store import FeedEvent, Store
 
 _log = logging.getLogger(__name__)
@@ -26,15 +26,38 @@ _log = logging.getLogger(__name__)
 _RECONNECT_S = 0.25
 
 
+class Waiters(Protocol):
+    """Callers who wait for a lease to be over."""
+
+    def settled(self, key: EntryKey) -> None:
+        """Take note that it is."""
+
+
+class Rows(Protocol):
+    """Copies of the partitions' rows."""
+
+    def row_stored(self, event: RowStored) -> None:
+        """Take note of a new row."""
+
+    def subscribed(self) -> None:
+        """Take note that the feed is connected: before, rows may have been missed."""
+
+
 class Feed:
-    """Connects epochs and flights to the store's feed. ``failed()`` is told when it is lost."""
+    """Connects epochs, waiters and rows to the store's feed. ``failed()`` is told of its loss."""
 
     def __init__(
-        self, store: Store, epochs: Epochs, flights: Flights, *, failed: Callable[[], None]
+        self,
+        store: Store,
+        epochs: Epochs,
+        *waiters: Waiters,
+        rows: Rows | None = None,
+        failed: Callable[[], None],
     ) -> None:
         self._store = store
         self._epochs = epochs
-        self._flights = flights
+        self._waiters = waiters
+        self._rows = rows
         self._failed = failed
         self._task: asyncio.Task[None] | None = None
         self._connected = True
@@ -71,9 +94,15 @@ class Feed:
             case Invalidated():
                 self._epochs.apply(event)
             case Settled(key):
-                self._flights.settled(key)
+                for each in self._waiters:
+                    each.settled(key)
+            case RowStored():
+                if self._rows is not None:
+                    self._rows.row_stored(event)
             case Subscribed():
                 self._epochs.subscribed()
+                if self._rows is not None:
+                    self._rows.subscribed()
                 await self._epochs.resync()
                 if not self._connected:
                     self._connected = True

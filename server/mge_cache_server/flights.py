@@ -16,11 +16,11 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol
 
 from mge_cache_server.errors import StoreError
 from mge_cache_server.keys import TOKEN_BYTES
-from mge_cache_server.model import Hit, HitSource, Lease, Miss
+from mge_cache_server.model import E, E_co, Hit, HitSource, Lease, Miss
 from mge_cache_server.store import LeaseOffer
 
 if TYPE_CHECKING:
@@ -39,33 +39,33 @@ class Held:
     remaining_s: float
 
 
-class Probe(Protocol):
+class Probe(Protocol[E_co]):
     """Looks a key up in the store and takes the offered lease if it is missing."""
 
-    async def __call__(self, key: EntryKey, offer: LeaseOffer) -> Hit | Lease | Held:
+    async def __call__(self, key: EntryKey, offer: LeaseOffer) -> Hit[E_co] | Lease | Held:
         """Return what there is; raises StoreError."""
 
 
 @dataclass(slots=True)
-class _Waiter:
-    landing: asyncio.Future[Hit | Miss]
+class _Waiter(Generic[E]):
+    landing: asyncio.Future[Hit[E] | Miss]
     patient: bool
     lease_ttl_s: float
 
 
 @dataclass(slots=True)
-class _Flight:
-    waiters: list[_Waiter] = field(default_factory=list)
+class _Flight(Generic[E]):
+    waiters: list[_Waiter[E]] = field(default_factory=list)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     held: bool = False
 
-    def waiting(self) -> list[_Waiter]:
+    def waiting(self) -> list[_Waiter[E]]:
         """Return the callers that are still there."""
         return [waiter for waiter in self.waiters if not waiter.landing.done()]
 
 
-class Flights:
+class Flights(Generic[E]):
     """All flights of a sidecar.
 
     ``probe`` asks the store; ``release(lease)`` gives a lease back in the background; while the
@@ -74,7 +74,7 @@ class Flights:
 
     def __init__(
         self,
-        probe: Probe,
+        probe: Probe[E],
         *,
         release: Callable[[Lease], None],
         local_tick: Callable[[str], int],
@@ -84,7 +84,7 @@ class Flights:
         self._release = release
         self._local_tick = local_tick
         self._now = now
-        self._flights: dict[EntryKey, _Flight] = {}
+        self._flights: dict[EntryKey, _Flight[E]] = {}
         self._local: dict[EntryKey, tuple[bytes, float]] = {}
         self._closing = False
 
@@ -92,14 +92,14 @@ class Flights:
         """Return the number of flights under way."""
         return len(self._flights)
 
-    async def join(self, key: EntryKey, *, wait_s: float, lease_ttl_s: float) -> Hit | Miss:
+    async def join(self, key: EntryKey, *, wait_s: float, lease_ttl_s: float) -> Hit[E] | Miss:
         """Return the entry, or a miss with the lease, or (after ``wait_s``) one in progress."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._take_off(key)
         elif flight.held and wait_s <= 0:
             return Miss(in_progress=True)
-        landing: asyncio.Future[Hit | Miss] = asyncio.get_running_loop().create_future()
+        landing: asyncio.Future[Hit[E] | Miss] = asyncio.get_running_loop().create_future()
         waiter = _Waiter(landing, wait_s > 0 and not self._closing, lease_ttl_s)
         flight.waiters.append(waiter)
         try:
@@ -123,7 +123,7 @@ class Flights:
             if not flight.waiters:
                 flight.wake.set()
 
-    def fulfil(self, key: EntryKey, hit: Hit | None) -> None:
+    def fulfil(self, key: EntryKey, hit: Hit[E] | None) -> None:
         """Give an entry that was stored by this sidecar to all who wait for it here.
 
         None: its lease is over, but whether it is valid they have to ask the store.
@@ -160,8 +160,9 @@ class Flights:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _take_off(self, key: EntryKey) -> _Flight:
-        flight = self._flights[key] = _Flight()
+    def _take_off(self, key: EntryKey) -> _Flight[E]:
+        flight: _Flight[E] = _Flight()
+        self._flights[key] = flight
 
         def failed(task: asyncio.Task[None]) -> None:
             failure = asyncio.CancelledError() if task.cancelled() else task.exception()
@@ -173,19 +174,19 @@ class Flights:
         flight.task.add_done_callback(failed)
         return flight
 
-    async def _fly(self, key: EntryKey, flight: _Flight) -> None:
+    async def _fly(self, key: EntryKey, flight: _Flight[E]) -> None:
         try:
             await self._serve(key, flight)
         finally:
             # Without an await since the last look at the waiters: nobody can have joined since.
             del self._flights[key]
 
-    async def _serve(self, key: EntryKey, flight: _Flight) -> None:
+    async def _serve(self, key: EntryKey, flight: _Flight[E]) -> None:
         while waiting := flight.waiting():
             flight.wake.clear()
             offer = LeaseOffer(secrets.token_bytes(TOKEN_BYTES), waiting[0].lease_ttl_s)
             degraded = False
-            outcome: Hit | Lease | Held
+            outcome: Hit[E] | Lease | Held
             try:
                 outcome = await self._probe(key, offer)
             except StoreError:
@@ -208,7 +209,7 @@ class Flights:
                 return
             await _wait(flight.wake, min(outcome.remaining_s + _EXPIRY_SLACK_S, _ASK_AGAIN_S))
 
-    def _hand_over(self, lease: Lease, flight: _Flight, *, degraded: bool) -> None:
+    def _hand_over(self, lease: Lease, flight: _Flight[E], *, degraded: bool) -> None:
         for waiter in flight.waiting():
             waiter.landing.set_result(Miss(lease=lease, degraded=degraded))
             return

@@ -146,7 +146,7 @@ class _Pages:
 
 def statistics_json(statistics: Statistics) -> dict[str, Any]:
     """Return ``statistics`` as the REST API shows it."""
-    l1, store = statistics.l1, statistics.store
+    l1, store, index = statistics.l1, statistics.store, statistics.rag_index
     return {
         **{f"{layer.cache_layer}_cache": _layer_json(layer) for layer in statistics.layers},
         "combined_hit_rate": statistics.combined_hit_rate,
@@ -160,6 +160,15 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
             "kind": store.kind,
             "available": store.available,
             "feed_live": store.feed_live,
+        },
+        "rag_index": {
+            "partitions": index.partitions,
+            "rows": index.rows,
+            "bytes": index.size_bytes,
+            "max_bytes": index.max_bytes,
+            "rows_left_out": index.left_out,
+            "reranked_hits": index.reranked_hits,
+            "certified_hits": index.certified_hits,
         },
         "unpriced_models": list(statistics.unpriced_models),
         "uptime_seconds": statistics.uptime_s,

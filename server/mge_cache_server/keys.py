@@ -1,8 +1,9 @@
 """Names: of Redis keys and channels, of tags, and the opaque bytes of a lease.
 
 Only digests and names that the application chose (namespaces, masterplans, tags) get into them,
-never a prompt. The part in braces is Redis Cluster's hash tag: an entry and its lease share a slot,
-a namespace's epochs have one of their own, so that a namespace spreads over all shards.
+never a prompt or a query. The part in braces is Redis Cluster's hash tag: an entry and its lease
+share a slot, a namespace's epochs have one of their own, so that a namespace spreads over all
+shards.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ class KeyNames:
         """Where the lease is."""
         return f"{self._prefix}:{{{key.namespace}:{key.digest.hex()}}}:l"
 
+    def rows(self, partition: EntryKey) -> tuple[str, str]:
+        """Where a partition's rows are: their contents, and when they end."""
+        stem = f"{self._prefix}:{{{partition.namespace}:{partition.digest.hex()}}}"
+        return f"{stem}:v", f"{stem}:p"
+
     def epochs(self, namespace: str) -> str:
         """Where the clock and the epochs of a namespace are."""
         return f"{self._prefix}:{{{namespace}}}:epochs"
@@ -72,6 +78,16 @@ def model_tag(model: str) -> str:
     return f"model:{model}"
 
 
+def document_tag(document: str) -> str:
+    """Return the tag of all retrievals that found a document."""
+    return f"document:{document}"
+
+
+def collection_tag(collection: str) -> str:
+    """Return the tag of all retrievals from a collection."""
+    return f"collection:{collection}"
+
+
 def pack_lease(lease: Lease) -> bytes:
     """Write a lease as the bytes that callers carry: enough for any sidecar to take it back."""
     head = _LEASE.pack(
@@ -83,10 +99,10 @@ def pack_lease(lease: Lease) -> bytes:
 def unpack_lease(packed: bytes) -> Lease:
     """Read a lease back; raises InvalidRequestError where the bytes are not one."""
     if len(packed) <= _LEASE.size or packed[0] != _LEASE_VERSION:
-        raise InvalidRequestError("lease", "not a lease that GetPrompt handed out")
+        raise InvalidRequestError("lease", "not a lease that was handed out")
     _, tick, ttl_ms, token, digest = _LEASE.unpack_from(packed)
     namespace = packed[_LEASE.size :].decode("ascii", errors="replace")
     # A forged one of no time at all would be renewed without a pause.
     if not NAMESPACE_PATTERN.fullmatch(namespace) or not ttl_ms:
-        raise InvalidRequestError("lease", "not a lease that GetPrompt handed out")
+        raise InvalidRequestError("lease", "not a lease that was handed out")
     return Lease(EntryKey(namespace, digest), token, tick, ttl_ms / 1000)

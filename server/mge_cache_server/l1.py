@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mge_cache_server.model import Entry, EntryKey
+    from mge_cache_server.model import AnyEntry, EntryKey
 
 OVERHEAD_BYTES = 1000
 """What an entry takes beside its texts and its answer, measured with 100,000 of them."""
@@ -25,7 +25,7 @@ OVERHEAD_BYTES = 1000
 class Resident:
     """An entry in memory. ``clock`` is the namespace's clock at which it was last found valid."""
 
-    entry: Entry
+    entry: AnyEntry
     expires_s: float
     size_bytes: int
     clock: int
@@ -61,7 +61,7 @@ class L1Cache:
         """Return the time left to a resident."""
         return resident.expires_s - self.now()
 
-    def put(self, key: EntryKey, entry: Entry, expires_s: float, clock: int) -> None:
+    def put(self, key: EntryKey, entry: AnyEntry, expires_s: float, clock: int) -> None:
         """Keep an entry until ``expires_s`` of ``now``; not one that is larger than the bound."""
         self.discard(key)
         size = _size_bytes(entry)
@@ -86,6 +86,6 @@ class L1Cache:
             self.discard(key)
 
 
-def _size_bytes(entry: Entry) -> int:
+def _size_bytes(entry: AnyEntry) -> int:
     texts = sum(len(tag) for tag in entry.tags)
-    return OVERHEAD_BYTES + len(entry.answer.body) + texts
+    return OVERHEAD_BYTES + entry.answer.size_bytes + texts

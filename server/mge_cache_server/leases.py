@@ -16,7 +16,6 @@ from mge_cache_server.model import LeaseEnd
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mge_cache_server.flights import Flights
     from mge_cache_server.model import Lease
     from mge_cache_server.store import Store
 
@@ -31,12 +30,12 @@ class Leases:
         self._failed = failed
         self._held: dict[bytes, tuple[Lease, asyncio.Future[LeaseEnd]]] = {}
         self._releasing: set[asyncio.Task[None]] = set()
-        self._flights: Flights | None = None
+        self._over: list[Callable[[Lease], None]] = []
         self._closing = False
 
-    def attach(self, flights: Flights) -> None:
-        """Tell where callers wait; flights and leases know each other."""
-        self._flights = flights
+    def attach(self, over: Callable[[Lease], None]) -> None:
+        """Let somebody be told of each lease that was given back."""
+        self._over.append(over)
 
     def fulfilled(self, token: bytes) -> None:
         """Take note that the answer of a lease was stored: its holder may go."""
@@ -96,5 +95,5 @@ class Leases:
         except StoreError:
             # It expires by itself.
             self._failed(lease.key.namespace, "release_lease")
-        if self._flights is not None:
-            self._flights.end_local(lease)
+        for over in self._over:
+            over(lease)

@@ -7,9 +7,10 @@ stores on the same data belong to one event loop.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mge_cache_server.store import (
     EVERYTHING,
@@ -18,6 +19,9 @@ from mge_cache_server.store import (
     FeedEvent,
     Invalidated,
     Lookup,
+    Row,
+    RowPage,
+    RowStored,
     Settled,
     Subscribed,
 )
@@ -27,6 +31,9 @@ if TYPE_CHECKING:
 
     from mge_cache_server.model import EntryKey
     from mge_cache_server.store import LeaseOffer
+
+
+_K = TypeVar("_K")
 
 
 @dataclass(slots=True)
@@ -48,6 +55,7 @@ class _Data:
     records: dict[EntryKey, tuple[bytes, float]] = field(default_factory=dict)
     leases: dict[EntryKey, _Lease] = field(default_factory=dict)
     namespaces: dict[str, _Namespace] = field(default_factory=dict)
+    rows: dict[EntryKey, dict[bytes, tuple[bytes, float]]] = field(default_factory=dict)
     subscribers: set[asyncio.Queue[FeedEvent]] = field(default_factory=set)
 
 
@@ -63,6 +71,7 @@ class MemoryStore:
         retention_s: float = 8 * 86400.0,
         alive_s: float = 0.25,
     ) -> None:
+        self.writer = secrets.token_hex(4)
         self._data = _Data(now)
         self._retention_s = retention_s
         self._alive_s = alive_s
@@ -104,7 +113,7 @@ class MemoryStore:
 
     async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
         """See ``Store.put``."""
-        self._forget_expired()
+        _forget_expired(self._data.records, self._data.now())
         self._data.records[key] = (record, self._data.now() + ttl_s)
         lease = self._lease(key)
         if lease is None:
@@ -155,6 +164,28 @@ class MemoryStore:
         self._publish(event)
         return event
 
+    async def put_row(self, partition: EntryKey, row: Row) -> None:
+        """See ``Store.put_row``."""
+        rows = self._data.rows.setdefault(partition, {})
+        _forget_expired(rows, self._data.now())
+        rows.pop(row.digest, None)
+        rows[row.digest] = (row.content, self._data.now() + row.remaining_s)
+        self._publish(RowStored(partition, row.digest, self.writer))
+
+    async def list_rows(self, partition: EntryKey, cursor: int) -> RowPage:  # noqa: ARG002
+        """See ``Store.list_rows``."""
+        now_s = self._data.now()
+        rows = self._data.rows.get(partition, {}).items()
+        left = {digest: at_s - now_s for digest, (_, at_s) in rows if at_s > now_s}
+        return RowPage(0, left)
+
+    async def read_rows(self, partition: EntryKey, digests: Sequence[bytes]) -> list[Row]:
+        """See ``Store.read_rows``."""
+        now_s = self._data.now()
+        rows = self._data.rows.get(partition, {})
+        found = [(digest, *rows[digest]) for digest in digests if digest in rows]
+        return [Row(key, content, at_s - now_s) for key, content, at_s in found if at_s > now_s]
+
     async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """See ``Store.feed``."""
         queue: asyncio.Queue[FeedEvent] = asyncio.Queue()
@@ -195,10 +226,9 @@ class MemoryStore:
         for queue in self._data.subscribers:
             queue.put_nowait(event)
 
-    def _forget_expired(self) -> None:
-        # A few of the oldest at each write: expired records leave as fast as new ones come.
-        now_s = self._data.now()
-        oldest = [key for key, _ in zip(self._data.records, range(4), strict=False)]
-        for key in oldest:
-            if self._data.records[key][1] <= now_s:
-                del self._data.records[key]
+
+def _forget_expired(timed: dict[_K, tuple[bytes, float]], now_s: float) -> None:
+    # A few of the oldest at each write: what is expired leaves as fast as new comes.
+    for key in [key for key, _ in zip(timed, range(4), strict=False)]:
+        if timed[key][1] <= now_s:
+            del timed[key]

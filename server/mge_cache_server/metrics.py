@@ -27,11 +27,16 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from mge_cache_server.statistics import LayerStatistics, Reporter, Statistics
+    from mge_cache_server.statistics import (
+        LayerStatistics,
+        RagIndexStatistics,
+        Reporter,
+        Statistics,
+    )
 
 _SERVICE = "mge_cache.v1.CacheService"
 _STREAMING_METHODS = frozenset({"HoldLease"})
-_METHODS = ("GetPrompt", "SetPrompt", "HoldLease", "Invalidate", "Stats")
+_METHODS = ("GetPrompt", "SetPrompt", "HoldLease", "QueryRAG", "StoreRAG", "Invalidate", "Stats")
 _RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 _BUCKETS_S = (
@@ -144,6 +149,7 @@ class _StatisticsCollector(Collector):
         yield from _layer_counters(statistics.layers)
         yield _errors(statistics.layers)
         yield from _state(statistics)
+        yield from _rag_index(statistics.rag_index)
 
 
 def _layer_counters(layers: Sequence[LayerStatistics]) -> Iterator[Metric]:
@@ -206,6 +212,28 @@ def _errors(layers: Sequence[LayerStatistics]) -> Metric:
         for operation, count in layer.errors_by_operation.items():
             family.add_metric((layer.cache_layer, operation), count)
     return family
+
+
+def _rag_index(index: RagIndexStatistics) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "mge_cache_rag_partitions", "Partitions in memory for similar hits.", index.partitions
+    )
+    yield GaugeMetricFamily("mge_cache_rag_rows", "Queries in them.", index.rows)
+    yield GaugeMetricFamily("mge_cache_rag_bytes", "Bytes that they take.", index.size_bytes)
+    yield GaugeMetricFamily("mge_cache_rag_max_bytes", "The bound on bytes.", index.max_bytes)
+    yield CounterMetricFamily(
+        "mge_cache_rag_rows_left_out",
+        "Queries that were left out because a bound was reached.",
+        index.left_out,
+    )
+    yield CounterMetricFamily(
+        "mge_cache_rag_reranked_hits",
+        "Similar hits whose documents were ranked anew.",
+        index.reranked_hits,
+    )
+    yield CounterMetricFamily(
+        "mge_cache_rag_certified_hits", "Similar hits that were certified.", index.certified_hits
+    )
 
 
 def _state(statistics: Statistics) -> Iterator[Metric]:

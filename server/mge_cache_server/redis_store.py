@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from mge_cache_server.redis_store_calls import ClusterCalls, ConnectionCalls
 from mge_cache_server.redis_store_connect import connect, disconnect
 from mge_cache_server.redis_store_errors import reason, refuses_writes
 from mge_cache_server.redis_store_feed import read_feed
-from mge_cache_server.store import EpochTable, Invalidated, Lookup
+from mge_cache_server.store import EpochTable, Invalidated, Lookup, Row, RowPage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -40,6 +41,7 @@ _log = logging.getLogger(__name__)
 
 _IN_FLIGHT_MAX = 32
 _SCAN_PAGE = 500
+_ROWS_PAGE = 1000
 _PROBE_KEY = EntryKey("default", bytes(32))
 """No prompt has this key."""
 
@@ -64,6 +66,7 @@ class RedisStore:
             if isinstance(self._client, RedisCluster)
             else ConnectionCalls(self._client.connection_pool)
         )
+        self.writer = secrets.token_hex(4)
         self._names = KeyNames(settings.key_prefix)
         self._observe = observe
         self._timeout_s = settings.store_timeout_s
@@ -144,6 +147,36 @@ class RedisStore:
             *tags,
         )
         return Invalidated(namespace, int(previous), int(tick), tuple(tags))
+
+    async def put_row(self, partition: EntryKey, row: Row) -> None:
+        """See ``Store.put_row``."""
+        names = self._names.rows(partition)
+        place = f"{partition.namespace} {partition.digest.hex()} {row.digest.hex()}"
+        channel, message = self._names.feed_channel, f"R {place} {self.writer}"
+        args = (row.digest, row.content, _ms(row.remaining_s), channel, message)
+        await self._run("put_row", scripts.PUT_ROW, names, *args, writes=True)
+
+    async def list_rows(self, partition: EntryKey, cursor: int) -> RowPage:
+        """See ``Store.list_rows``."""
+        names = self._names.rows(partition)
+        following, now_ms, flat = await self._run(
+            "list_rows", scripts.LIST_ROWS, names, cursor, _ROWS_PAGE
+        )
+        ends = zip(flat[::2], flat[1::2], strict=True)
+        left = {digest: (float(end) - now_ms) / 1000 for digest, end in ends}
+        return RowPage(int(following), {key: left_s for key, left_s in left.items() if left_s > 0})
+
+    async def read_rows(self, partition: EntryKey, digests: Sequence[bytes]) -> list[Row]:
+        """See ``Store.read_rows``."""
+        if not digests:
+            return []
+        names = self._names.rows(partition)
+        now_ms, contents, ends = await self._run("read_rows", scripts.READ_ROWS, names, *digests)
+        return [
+            Row(digest, content, (float(end) - now_ms) / 1000)
+            for digest, content, end in zip(digests, contents, ends, strict=True)
+            if content is not None and end is not None and float(end) > now_ms
+        ]
 
     async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """See ``Store.feed``. Silence for ``feed_timeout`` counts as a lost connection."""

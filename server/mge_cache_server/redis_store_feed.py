@@ -2,6 +2,7 @@
 
 ``I <clock before> <tick> <namespace>`` and a line for each tag: an invalidation.
 ``S <namespace> <key>``: a lease that somebody waited for is over. Tags have no control characters.
+``R <namespace> <partition> <key> <writer>``: a row was put into a partition.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from mge_cache_server.model import EntryKey
 from mge_cache_server.redis_store_errors import refuses_writes
-from mge_cache_server.store import Alive, Invalidated, Settled, Subscribed
+from mge_cache_server.store import Alive, Invalidated, RowStored, Settled, Subscribed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +41,9 @@ def parse_message(data: bytes) -> FeedEvent | None:
                 return Invalidated(namespace, int(previous), int(tick), tuple(tags))
             case ["S", namespace, digest]:
                 return Settled(EntryKey(namespace, bytes.fromhex(digest)))
+            case ["R", namespace, partition, digest, writer]:
+                key = EntryKey(namespace, bytes.fromhex(partition))
+                return RowStored(key, bytes.fromhex(digest), writer)
     except ValueError:
         return None
     return None

@@ -5,6 +5,9 @@ microseconds since 1970 by Redis's clock, forced to increase: a hybrid logical c
 al., "Logical Physical Clocks", OPODIS 2014) with one writer at a time. Below 2**53, that is until
 the year 2255, they are exact in Lua numbers and in sorted set scores.
 
+A partition's rows are a hash, digest to content, and a sorted set, digest to the time at which the
+row ends, in milliseconds since 1970 by Redis's clock.
+
 A namespace's epochs are a sorted set, tag to tick; the member "!" holds the clock.
 """
 
@@ -139,4 +142,40 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 redis.call('PUBLISH', ARGV[2], message)
 return {previous, score}
+""")
+
+PUT_ROW = Script("""
+-- KEYS: contents, ends. ARGV: digest, content, ms to live, channel, message.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local over = redis.call(
+  'ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now), 'LIMIT', 0, 16)
+for _, digest in ipairs(over) do
+  redis.call('HDEL', KEYS[1], digest)
+  redis.call('ZREM', KEYS[2], digest)
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[3]), ARGV[1])
+for _, key in ipairs(KEYS) do
+  if redis.call('PTTL', key) < tonumber(ARGV[3]) then
+    redis.call('PEXPIRE', key, ARGV[3])
+  end
+end
+redis.call('PUBLISH', ARGV[4], ARGV[5])
+return 1
+""")
+
+LIST_ROWS = Script("""
+-- KEYS: contents, ends. ARGV: cursor, count. Returns {cursor, now in ms, {digest, end, ...}}.
+local time = redis.call('TIME')
+local page = redis.call('ZSCAN', KEYS[2], ARGV[1], 'COUNT', ARGV[2])
+return {page[1], time[1] * 1000 + math.floor(time[2] / 1000), page[2]}
+""")
+
+READ_ROWS = Script("""
+-- KEYS: contents, ends. ARGV: digests. Returns {now in ms, {content, ...}, {end, ...}}.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local contents = redis.call('HMGET', KEYS[1], unpack(ARGV))
+return {now, contents, redis.call('ZMSCORE', KEYS[2], unpack(ARGV))}
 """)

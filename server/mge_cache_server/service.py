@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mge_cache.v1 import cache_service_pb2 as pb
 from mge_cache.v1 import cache_service_pb2_grpc as pb_grpc
-from mge_cache_server import keys, wire, wire_responses
+from mge_cache_server import keys, wire, wire_rag, wire_responses
 from mge_cache_server.interceptors import streaming, unary
 from mge_cache_server.model import Answer, LeaseEnd
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mge_cache_server.prices import Prices
     from mge_cache_server.prompt_cache import PromptCache
+    from mge_cache_server.rag_cache import RagCache
     from mge_cache_server.statistics import Reporter
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["CacheService"].full_name
@@ -30,12 +31,16 @@ class CacheService(pb_grpc.CacheServiceServicer):
         self,
         *,
         prompts: PromptCache,
+        rag: RagCache,
         prices: Prices,
         reporter: Reporter,
         limits: wire.Limits,
+        rag_query_cost_usd: float,
         observe: Callable[[str, str, float], None],
     ) -> None:
         self._prompts = prompts
+        self._rag = rag
+        self._rag_query_cost_usd = rag_query_cost_usd
         self._prices = prices
         self._reporter = reporter
         self._limits = limits
@@ -43,6 +48,8 @@ class CacheService(pb_grpc.CacheServiceServicer):
         self.GetPrompt = unary("GetPrompt", self._get_prompt, observe)  # type: ignore[assignment]
         self.SetPrompt = unary("SetPrompt", self._set_prompt, observe)  # type: ignore[assignment]
         self.HoldLease = streaming("HoldLease", self._hold_lease, observe)  # type: ignore[assignment]
+        self.QueryRAG = unary("QueryRAG", self._query_rag, observe)  # type: ignore[assignment]
+        self.StoreRAG = unary("StoreRAG", self._store_rag, observe)  # type: ignore[assignment]
         self.Invalidate = unary("Invalidate", self._invalidate, observe)  # type: ignore[assignment]
         self.Stats = unary("Stats", self._stats, observe)  # type: ignore[assignment]
 
@@ -75,7 +82,7 @@ class CacheService(pb_grpc.CacheServiceServicer):
                 cost_usd=cost_usd or 0.0,
                 compute_s=wire.compute_time(request),
             ),
-            tags=wire.tags(request, key, limits),
+            tags=wire.tags(request, key, limits, own=(keys.model_tag(model),)),
             ttl_s=wire.ttl(request, limits),
             lease=wire.lease(request.lease, key),
             bought=not request.preloaded,
@@ -100,9 +107,35 @@ class CacheService(pb_grpc.CacheServiceServicer):
             raise
         yield wire_responses.lease_end(await leases.hold(lease, max_s))
 
+    async def _query_rag(self, request: pb.QueryRAGRequest) -> pb.QueryRAGResponse:
+        outcome = await self._rag.query(
+            wire_rag.query(request),
+            wait_s=wire.wait(request, self._limits),
+            lease_ttl_s=wire.lease_ttl(request, self._limits),
+            asks_again=request.asks_again,
+        )
+        return wire_responses.query_response(outcome)
+
+    async def _store_rag(self, request: pb.StoreRAGRequest) -> pb.StoreRAGResponse:
+        key, partition = wire_rag.place(request.identity)
+        outcome = await self._rag.store(
+            key,
+            partition,
+            wire_rag.retrieval(request, self._limits, self._rag_query_cost_usd),
+            exact_search=request.exact_search,
+            tags=wire_rag.tags(request, key, partition, self._limits),
+            ttl_s=wire.ttl(request, self._limits),
+            lease=wire.lease(request.lease, key),
+            bought=not request.preloaded,
+        )
+        return wire_responses.store_response(outcome)
+
     async def _invalidate(self, request: pb.InvalidateRequest) -> pb.InvalidateResponse:
         namespace = wire.namespace(request.namespace)
-        tick = await self._prompts.invalidate(namespace, wire.invalidated_tag(request))
+        # All caches have the same epochs; only the count tells which one was meant.
+        of_rag = request.WhichOneof("target") in {"document", "collection"}
+        cache = self._rag if of_rag else self._prompts
+        tick = await cache.invalidate(namespace, wire.invalidated_tag(request))
         return pb.InvalidateResponse(tick=tick)
 
     async def _stats(self, request: pb.StatsRequest) -> pb.StatsResponse:

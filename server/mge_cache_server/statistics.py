@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mge_cache_server.model import LAYERS
+from mge_cache_server.model import LAYERS, SIMILAR_LAYER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +24,9 @@ STORE_OPERATIONS: tuple[str, ...] = (
     "release_lease",
     "read_epochs",
     "advance",
+    "put_row",
+    "list_rows",
+    "read_rows",
     "feed",
     "probe",
 )
@@ -60,6 +63,13 @@ class StoreState(Protocol):
     @property
     def available(self) -> bool:
         """Whether it answers: False while the breaker is open."""
+
+
+class RagState(Protocol):
+    """What is reported of the search for similar queries."""
+
+    def index_statistics(self) -> RagIndexStatistics:
+        """Take a snapshot."""
 
 
 class FeedState(Protocol):
@@ -100,6 +110,19 @@ class L1Statistics:
 
 
 @dataclass(frozen=True, slots=True)
+class RagIndexStatistics:
+    """The search for similar queries, of all namespaces: see ``RAGIndexStats``."""
+
+    partitions: int = 0
+    rows: int = 0
+    size_bytes: int = 0
+    max_bytes: int = 0
+    left_out: int = 0
+    reranked_hits: int = 0
+    certified_hits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class StoreStatistics:
     """The connection to the store."""
 
@@ -116,6 +139,7 @@ class Statistics:
     combined_hit_rate: float
     l1: L1Statistics
     store: StoreStatistics
+    rag_index: RagIndexStatistics
     unpriced_models: tuple[str, ...]
     uptime_s: float
     version: str
@@ -131,6 +155,7 @@ class Reporter:
         l1: L1State,
         store: StoreState,
         epochs: FeedState,
+        rag: RagState,
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -138,6 +163,7 @@ class Reporter:
         self._l1 = l1
         self._store = store
         self._epochs = epochs
+        self._rag = rag
         self._version = version
         self._clock = clock
         self._started_s = clock()
@@ -151,7 +177,9 @@ class Reporter:
         """
         layers = tuple(self._layer(layer, namespace) for layer in LAYERS)
         hits = sum(layer.total_hits for layer in layers)
-        lookups = hits + sum(layer.total_misses for layer in layers)
+        # Each query counts once: one that no similar query answered is a miss of the layer "rag".
+        misses = sum(x.total_misses for x in layers if x.cache_layer != SIMILAR_LAYER)
+        lookups = hits + misses
         return Statistics(
             layers=layers,
             combined_hit_rate=hits / lookups if lookups else 0.0,
@@ -166,6 +194,7 @@ class Reporter:
                 available=self._store.available,
                 feed_live=self._epochs.live,
             ),
+            rag_index=self._rag.index_statistics(),
             unpriced_models=() if namespace else self._counts.unpriced_models,
             uptime_s=self._clock() - self._started_s,
             version=self._version,

@@ -75,13 +75,41 @@ class Settled:
     key: EntryKey
 
 
-FeedEvent = Subscribed | Alive | Invalidated | Settled
+@dataclass(frozen=True, slots=True)
+class RowStored:
+    """The store that calls itself ``writer`` has put a row into a partition."""
+
+    partition: EntryKey
+    digest: bytes
+    writer: str
+
+
+FeedEvent = Subscribed | Alive | Invalidated | Settled | RowStored
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a partition: what similar queries are looked for with (``rag_codec`` reads it)."""
+
+    digest: bytes
+    content: bytes
+    remaining_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RowPage:
+    """Digests of a partition's rows, some perhaps in two pages; ``cursor`` 0: the last page."""
+
+    cursor: int
+    remaining_s: Mapping[bytes, float]
 
 
 class Store(Protocol):
     """Keeps records, leases and epochs, and tells all sidecars what changed."""
 
     kind: str
+    writer: str
+    """How this store calls itself in ``RowStored``: unlike every other."""
 
     @property
     def available(self) -> bool:
@@ -117,6 +145,21 @@ class Store(Protocol):
 
     async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
         """Move the clock and set the epoch of each tag to it: one write, reported on the feed."""
+
+    async def put_row(self, partition: EntryKey, row: Row) -> None:
+        """Put a row into a partition for its remaining time, or replace it; report it on the feed.
+
+        A few rows whose time is over leave the partition.
+        """
+
+    async def list_rows(self, partition: EntryKey, cursor: int) -> RowPage:
+        """Read a page of a partition's digests; the first page's cursor is 0.
+
+        Rows that are there from the first page to the last are in one of the pages.
+        """
+
+    async def read_rows(self, partition: EntryKey, digests: Sequence[bytes]) -> list[Row]:
+        """Read rows; those that are not there (any more) are left out."""
 
     def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """Connect and report changes until the connection is lost (then it raises StoreError)."""

@@ -123,12 +123,12 @@ def seconds(
     return value_s
 
 
-def wait(request: pb.GetPromptRequest, limits: Limits) -> float:
+def wait(request: pb.GetPromptRequest | pb.QueryRAGRequest, limits: Limits) -> float:
     """Return how long a look-up may wait, in seconds."""
     return seconds("wait", request.wait, default_s=0.0, max_s=limits.wait_max_s)
 
 
-def lease_ttl(request: pb.GetPromptRequest, limits: Limits) -> float:
+def lease_ttl(request: pb.GetPromptRequest | pb.QueryRAGRequest, limits: Limits) -> float:
     """Return how long a lease is to last, in seconds."""
     return seconds(
         "lease_ttl",
@@ -164,7 +164,7 @@ def usage(request: pb.SetPromptRequest) -> Usage:
     )
 
 
-def cost_usd(request: pb.SetPromptRequest) -> float | None:
+def cost_usd(request: pb.SetPromptRequest | pb.StoreRAGRequest) -> float | None:
     """Return the cost that the caller gives; None if it gives none."""
     if not request.HasField("cost_usd"):
         return None
@@ -173,11 +173,17 @@ def cost_usd(request: pb.SetPromptRequest) -> float | None:
     return request.cost_usd
 
 
-def tags(request: pb.SetPromptRequest, key: EntryKey, limits: Limits) -> tuple[str, ...]:
-    """Return all that the entry can be invalidated by."""
+def tags(
+    request: pb.SetPromptRequest | pb.StoreRAGRequest,
+    key: EntryKey,
+    limits: Limits,
+    *,
+    own: tuple[str, ...],
+) -> tuple[str, ...]:
+    """Return all that the entry can be invalidated by; ``own`` are those that only its kind has."""
     if len(request.tags) > limits.tags_max:
         raise InvalidRequestError("tags", f"at most {limits.tags_max}")
-    result = [keys.key_tag(key.digest), keys.model_tag(request.identity.model)]
+    result = [keys.key_tag(key.digest), *own]
     if request.masterplan:
         result.append(keys.masterplan_tag(text("masterplan", request.masterplan)))
     result += (keys.user_tag(text("tags", tag, required=True)) for tag in request.tags)
@@ -207,19 +213,24 @@ def invalidated_tag(request: pb.InvalidateRequest) -> str:
             return keys.user_tag(text("tag", request.tag, required=True))
         case "model":
             return keys.model_tag(text("model", request.model, required=True))
+        case "document":
+            return keys.document_tag(text("document", request.document, required=True))
+        case "collection":
+            return keys.collection_tag(text("collection", request.collection))
         case "everything":
             if not request.everything:
                 raise InvalidRequestError("everything", "must be true")
             return EVERYTHING
-    raise InvalidRequestError("target", "is required: key, masterplan, tag, model or everything")
+    targets = "key, masterplan, tag, model, document, collection or everything"
+    raise InvalidRequestError("target", f"is required: {targets}")
 
 
-def ttl(request: pb.SetPromptRequest, limits: Limits) -> float:
+def ttl(request: pb.SetPromptRequest | pb.StoreRAGRequest, limits: Limits) -> float:
     """Return an answer's time to live in seconds; 0 means the default."""
     return seconds("ttl", request.ttl, default_s=0.0, min_s=TTL_MIN_S, max_s=limits.ttl_max_s)
 
 
-def compute_time(request: pb.SetPromptRequest) -> float:
+def compute_time(request: pb.SetPromptRequest | pb.StoreRAGRequest) -> float:
     """Return how long an answer took, in seconds; 0 if unknown."""
     return seconds("compute_time", request.compute_time, default_s=0.0, max_s=COMPUTE_MAX_S)
 

@@ -12,7 +12,7 @@ from mge_cache_server import keys
 from mge_cache_server.model import Hit, HitSource, LeaseEnd, Miss, SetStatus
 
 if TYPE_CHECKING:
-    from mge_cache_server.model import SetOutcome
+    from mge_cache_server.model import Entry, RagHit, SetOutcome
     from mge_cache_server.statistics import LayerStatistics, Statistics
 
 _HIT_LAYERS = {
@@ -32,11 +32,10 @@ _LEASE_ENDS = {
 }
 
 
-def hit_response(hit: Hit) -> pb.GetPromptResponse:
+def hit_response(hit: Hit[Entry]) -> pb.GetPromptResponse:
     """Write a hit."""
     entry = hit.entry
     answer = entry.answer
-    age_s = max(0.0, time.time() - entry.created_ms / 1000)
     return pb.GetPromptResponse(
         hit=pb.PromptHit(
             answer=answer.body,
@@ -48,7 +47,7 @@ def hit_response(hit: Hit) -> pb.GetPromptResponse:
                 cache_write_tokens=answer.usage.cache_write_tokens,
             ),
             cost_saved_usd=answer.cost_usd,
-            age=duration(age_s),
+            age=_age(entry.created_ms),
             remaining_ttl=duration(hit.remaining_s),
             layer=_HIT_LAYERS[hit.source],
             degraded=hit.degraded,
@@ -59,12 +58,46 @@ def hit_response(hit: Hit) -> pb.GetPromptResponse:
 def miss_response(miss: Miss) -> pb.GetPromptResponse:
     """Write a miss."""
     response = pb.GetPromptResponse()
-    response.miss.in_progress = miss.in_progress
-    response.miss.degraded = miss.degraded
-    if miss.lease is not None:
-        response.miss.lease = keys.pack_lease(miss.lease)
-        response.miss.lease_ttl.CopyFrom(duration(miss.lease.ttl_s))
+    _write_miss(miss, response.miss)
     return response
+
+
+def query_response(outcome: RagHit | Miss) -> pb.QueryRAGResponse:
+    """Write what a query found."""
+    if isinstance(outcome, Miss):
+        response = pb.QueryRAGResponse()
+        _write_miss(outcome, response.miss)
+        return response
+    found, exact = outcome.found, outcome.similarity is None
+    result = found.entry.answer
+    return pb.QueryRAGResponse(
+        hit=pb.RAGHit(
+            kind=pb.RAG_HIT_KIND_EXACT if exact else pb.RAG_HIT_KIND_SIMILAR,
+            similarity=1.0 if outcome.similarity is None else outcome.similarity,
+            cached_query=result.query,
+            documents=[
+                pb.RAGDocument(
+                    id=each.id, score=each.score, content=each.content, metadata=each.metadata
+                )
+                for each in outcome.documents
+            ],
+            reranked=outcome.reranked,
+            certified=outcome.certified,
+            cost_saved_usd=result.cost_usd,
+            age=_age(found.entry.created_ms),
+            remaining_ttl=duration(found.remaining_s),
+            layer=_HIT_LAYERS[found.source],
+            degraded=found.degraded,
+        )
+    )
+
+
+def store_response(outcome: SetOutcome) -> pb.StoreRAGResponse:
+    """Write what became of a result."""
+    ttl = duration(outcome.ttl_s) if outcome.ttl_s else None
+    return pb.StoreRAGResponse(
+        status=_SET_STATUSES[outcome.status], ttl=ttl, cost_usd=outcome.cost_usd
+    )
 
 
 def set_response(outcome: SetOutcome) -> pb.SetPromptResponse:
@@ -80,14 +113,14 @@ def lease_end(end: LeaseEnd) -> pb.HoldLeaseResponse:
     return pb.HoldLeaseResponse(state=_LEASE_ENDS[end])
 
 
-def get_response(outcome: Hit | Miss) -> pb.GetPromptResponse:
+def get_response(outcome: Hit[Entry] | Miss) -> pb.GetPromptResponse:
     """Write what a look-up found."""
     return hit_response(outcome) if isinstance(outcome, Hit) else miss_response(outcome)
 
 
 def stats_response(statistics: Statistics) -> pb.StatsResponse:
     """Write statistics."""
-    l1, store = statistics.l1, statistics.store
+    l1, store, index = statistics.l1, statistics.store, statistics.rag_index
     return pb.StatsResponse(
         layers=[_layer_stats(layer) for layer in statistics.layers],
         combined_hit_rate=statistics.combined_hit_rate,
@@ -98,7 +131,28 @@ def stats_response(statistics: Statistics) -> pb.StatsResponse:
         unpriced_models=statistics.unpriced_models,
         uptime_seconds=statistics.uptime_s,
         version=statistics.version,
+        rag_index=pb.RAGIndexStats(
+            partitions=index.partitions,
+            rows=index.rows,
+            bytes=index.size_bytes,
+            max_bytes=index.max_bytes,
+            rows_left_out=index.left_out,
+            reranked_hits=index.reranked_hits,
+            certified_hits=index.certified_hits,
+        ),
     )
+
+
+def _write_miss(miss: Miss, into: pb.PromptMiss | pb.RAGMiss) -> None:
+    into.in_progress = miss.in_progress
+    into.degraded = miss.degraded
+    if miss.lease is not None:
+        into.lease = keys.pack_lease(miss.lease)
+        into.lease_ttl.CopyFrom(duration(miss.lease.ttl_s))
+
+
+def _age(created_ms: int) -> Duration:
+    return duration(max(0.0, time.time() - created_ms / 1000))
 
 
 def _layer_stats(layer: LayerStatistics) -> pb.LayerStats:

@@ -27,6 +27,9 @@ from tests.bench.processes import Process, StartError, python
 from tests.bench.running import INTERRUPTED, StoppedError, run
 from tests.demo.accounts import compare, read_served
 from tests.demo.options import Options, parse
+from tests.demo.questions import ask
+from tests.demo.retrieval import NAMESPACE as RAG_NAMESPACE
+from tests.demo.retrieval import Searcher, answer_all, compare_retrievals
 from tests.demo.show import Outcome, show
 from tests.demo.texts import collect
 from tests.demo.work import (
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rich.progress import TaskID
+
+    from tests.demo.retrieval import Retrieved
+    from tests.demo.texts import Text
 
 _START_S = 20.0
 _LOG_CHARS = 2000
@@ -74,7 +80,9 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
         )
     async with (
         _messages_server(folder, options.delay) as base_url,
-        servers.sidecar(folder, "sidecar", "--data-dir", str(folder / "data")) as sidecar,
+        servers.sidecar(
+            folder, "sidecar", "--data-dir", str(folder / "data"), "--rag-store-texts"
+        ) as sidecar,
         # trust_env: no proxy and no other setting of this machine comes between.
         anthropic.AsyncAnthropic(
             base_url=base_url,
@@ -99,7 +107,20 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
         served = read_served(base_url).since(before)
         stats = (await cache.stats(namespace=NAMESPACE)).layers[0]
         comparisons = compare(stats, served, work)
-    return Outcome(options, stats, work, bare, comparisons)
+        retrieved = await _retrieve(cache, texts, options, console)
+        comparisons += compare_retrievals(await cache.stats(namespace=RAG_NAMESPACE), retrieved)
+    return Outcome(options, stats, work, bare, retrieved, comparisons)
+
+
+async def _retrieve(
+    cache: AsyncClient, texts: list[Text], options: Options, console: Console
+) -> list[Retrieved]:
+    with console.status(f"answering {options.questions:,} questions from the docstrings"):
+        questions = ask(texts, count=options.questions, exponent=options.zipf, seed=options.seed)
+        searcher = await asyncio.to_thread(
+            Searcher, cache, texts, delay=options.delay, seed=options.seed
+        )
+        return await answer_all(searcher, questions)
 
 
 async def _phase(

@@ -13,7 +13,8 @@ _DESCRIPTION = """\
 Shows what the cache saves, without a key and without a network: a sidecar on an embedded Valkey,
 a local server that speaks the Messages API with realistic delays (first token after 0.3 to 0.8 s,
 then 80 tokens/s), and a program that uses the anthropic SDK to have functions of Python's standard
-library explained, some of them often, most of them rarely (Zipf).
+library explained, some of them often, most of them rarely (Zipf). Then questions about these
+functions are answered from their docstrings, found by their embeddings (TF-IDF and an SVD).
 """
 
 
@@ -28,10 +29,11 @@ class Options:
     delay: float = 1.0
     seed: int = 1
     sample: int = 240
+    questions: int = 1000
     full: bool = False
 
 
-_QUICK = Options(calls=600, texts=300, concurrency=32, delay=0.2, sample=96)
+_QUICK = Options(calls=600, texts=300, concurrency=32, delay=0.2, sample=96, questions=200)
 
 
 def parse(arguments: list[str] | None = None) -> Options:
@@ -58,6 +60,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument(
         "--sample", type=whole, help=_default("calls that are made without the cache", "sample")
     )
+    parser.add_argument("--questions", type=whole, help=_default("retrievals to make", "questions"))
     parser.add_argument(
         "--full", action="store_true", help="make all calls without the cache, too (takes minutes)"
     )
@@ -65,7 +68,16 @@ def parse(arguments: list[str] | None = None) -> Options:
     base = _QUICK if given.quick else Options()
     values = {
         name: getattr(base if getattr(given, name) is None else given, name)
-        for name in ("calls", "texts", "zipf", "concurrency", "delay", "seed", "sample")
+        for name in (
+            "calls",
+            "texts",
+            "zipf",
+            "concurrency",
+            "delay",
+            "seed",
+            "sample",
+            "questions",
+        )
     }
     return Options(**values, full=given.full)
 

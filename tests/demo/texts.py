@@ -22,6 +22,7 @@ class Text:
 
     name: str
     source: str
+    docstring: str
 
     @property
     def prompt(self) -> str:
@@ -52,7 +53,8 @@ def _functions(path: Path, module: str) -> Iterator[Text]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
-        if len(ast.get_docstring(node, clean=False) or "") >= _DOCSTRING_MIN_CHARS:
+        docstring = ast.get_docstring(node, clean=False) or ""
+        if len(docstring) >= _DOCSTRING_MIN_CHARS:
             end = min(node.end_lineno or node.lineno, node.lineno - 1 + _SOURCE_MAX_LINES)
             body = "\n".join(lines[node.lineno - 1 : end])
-            yield Text(f"{module}.{node.name}, line {node.lineno}", body)
+            yield Text(f"{module}.{node.name}, line {node.lineno}", body, docstring)

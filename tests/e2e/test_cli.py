@@ -136,7 +136,7 @@ async def test_stats(launch: Launch) -> None:
     identity = pb.PromptIdentity(model="m", prompt="p")
     await sidecar.stub.GetPrompt(pb.GetPromptRequest(identity=identity))
     figures = (await command("stats", "--json", target=sidecar)).json
-    [layer] = figures["layers"]
+    layer, *_ = figures["layers"]
     assert (layer["total_writes"], layer["spent_usd"]) == (1, 0.5)
     assert (layer["total_hits"], layer["saved_usd"]) == (1, 0.5)
     other = (await command("stats", "--json", "-n", "other", target=sidecar)).json

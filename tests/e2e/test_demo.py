@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from tests.demo.work import zipf_sequence
 from tests.messages_server.answers import bill_usd
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = "claude-sonnet-5-5"  # the SDK warns of older ones, and warnings are errors here
@@ -30,9 +32,15 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "tests.demo", *arguments]
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    # The sidecar's socket must have a short path; its folder is made in TMPDIR.
-    return {**os.environ, "TMPDIR": str(tmp_path), "COLUMNS": "100"}
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose path is short, as that of a socket in it must be; ``tmp_path`` is not."""
+    with tempfile.TemporaryDirectory(prefix="mge-") as name:
+        yield Path(name)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "TMPDIR": str(folder), "COLUMNS": "100"}
 
 
 def family(pid: int) -> list[int]:
@@ -49,12 +57,12 @@ def runs(pid: int) -> bool:
     return state != "Z"
 
 
-def test_demo_saves_and_its_accounts_agree(tmp_path: Path) -> None:
-    size = "--calls 120 --texts 30 --concurrency 8 --sample 10 --delay 0.05"
+def test_demo_saves_and_its_accounts_agree(folder: Path) -> None:
+    size = "--calls 120 --texts 30 --concurrency 8 --sample 10 --delay 0.05 --questions 150"
     done = subprocess.run(
         command(*size.split()),
         cwd=REPOSITORY,
-        env=environment(tmp_path),
+        env=environment(folder),
         capture_output=True,
         text=True,
         timeout=90,
@@ -63,16 +71,18 @@ def test_demo_saves_and_its_accounts_agree(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The accounts agree" in done.stdout
     assert "extrapolated from 10 calls" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    for kind in ("exact", "similar", "similar, certified"):
+        assert re.search(rf"^  {kind} +\d+ \(", done.stdout, re.MULTILINE), done.stdout
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+def test_interrupted_demo_leaves_nothing_behind(folder: Path, number: signal.Signals) -> None:
     demo = subprocess.Popen(
         command("--texts", "30", "--delay", "1000"),
         cwd=REPOSITORY,
-        env=environment(tmp_path),
+        env=environment(folder),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -84,7 +94,7 @@ def test_interrupted_demo_leaves_nothing_behind(tmp_path: Path, number: signal.S
         assert demo.wait(ENDED_S) == 130
     assert len(started) == 3  # Messages server, sidecar, Valkey
     assert not [pid for pid in started if runs(pid)]
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 def test_texts_and_their_order_are_the_same_each_time() -> None:

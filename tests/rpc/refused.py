@@ -17,7 +17,7 @@ MODEL = "model"
 NAMES = "must be 1 to 64 characters of A-Z a-z 0-9 . _ -"
 CONTROL = "must not contain control characters"
 TEMPERATURE = "identity.temperature: must be finite and at least 0"
-NOT_A_LEASE = "lease: not a lease that GetPrompt handed out"
+NOT_A_LEASE = "lease: not a lease that was handed out"
 
 
 def of(**fields: Any) -> pb.PromptIdentity:
@@ -175,7 +175,7 @@ OTHERS: dict[str, tuple[Message, str]] = {
     ),
     "invalidate: nothing": (
         invalidate(),
-        "target: is required: key, masterplan, tag, model or everything",
+        "target: is required: key, masterplan, tag, model, document, collection or everything",
     ),
     "invalidate: namespace": (invalidate(namespace="*", everything=True), f"namespace: {NAMES}"),
     "invalidate: key": (invalidate(key=b"k"), "key: must be 32 bytes"),

@@ -31,6 +31,8 @@ class SidecarDouble(CacheServiceServicer):
     def __init__(self) -> None:
         self.gets: list[pb.GetPromptRequest] = []
         self.sets: list[pb.SetPromptRequest] = []
+        self.queries: list[pb.QueryRAGRequest] = []
+        self.results: list[pb.StoreRAGRequest] = []
         self.holds: list[pb.HoldLeaseRequest] = []
         self.invalidations: list[pb.InvalidateRequest] = []
         self.open_holds = 0
@@ -39,6 +41,7 @@ class SidecarDouble(CacheServiceServicer):
         self.fails: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.degraded = False
         self.entries: dict[bytes, pb.SetPromptRequest] = {}
+        self.retrieved: dict[bytes, pb.StoreRAGRequest] = {}
         self.leases: dict[bytes, bytes] = {}
         self._changed = asyncio.Condition()
         self._granted = 0
@@ -72,16 +75,8 @@ class SidecarDouble(CacheServiceServicer):
         await self._misbehave("GetPrompt", context)
         if self.degraded:
             return pb.GetPromptResponse(miss=pb.PromptMiss(degraded=True))
-        key = request.identity.key
-        waited = False
         async with self._changed:
-            if key in self.leases and request.HasField("wait") and not request.peek:
-                waited = True
-                self.waiting += 1
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(request.wait.ToTimedelta().total_seconds()):
-                        await self._changed.wait_for(lambda: key not in self.leases)
-                self.waiting -= 1
+            waited = not request.peek and await self._wait(request.identity.key, request)
             return self._found(request, waited=waited)
 
     async def SetPrompt(  # noqa: N802
@@ -96,6 +91,37 @@ class SidecarDouble(CacheServiceServicer):
             self._changed.notify_all()
         response = pb.SetPromptResponse(status=pb.SET_STATUS_STORED, cost_usd=request.cost_usd)
         response.ttl.FromSeconds(request.ttl.seconds or 86400)
+        return response
+
+    async def QueryRAG(  # noqa: N802
+        self, request: pb.QueryRAGRequest, context: Context
+    ) -> pb.QueryRAGResponse:
+        self.queries.append(request)
+        await self._misbehave("QueryRAG", context)
+        if self.degraded:
+            return pb.QueryRAGResponse(miss=pb.RAGMiss(degraded=True))
+        key = rag_key(request.identity)
+        async with self._changed:
+            waited = await self._wait(key, request)
+            result = self.retrieved.get(key)
+            if result is None:
+                miss = pb.RAGMiss(in_progress=key in self.leases)
+                self._grant(key, request, miss)
+                return pb.QueryRAGResponse(miss=miss)
+            return pb.QueryRAGResponse(hit=_rag_hit(request, result, waited=waited))
+
+    async def StoreRAG(  # noqa: N802
+        self, request: pb.StoreRAGRequest, context: Context
+    ) -> pb.StoreRAGResponse:
+        self.results.append(request)
+        await self._misbehave("StoreRAG", context)
+        key = rag_key(request.identity)
+        async with self._changed:
+            self.retrieved[key] = request
+            self.leases.pop(key, None)
+            self._changed.notify_all()
+        response = pb.StoreRAGResponse(status=pb.SET_STATUS_STORED, cost_usd=request.cost_usd)
+        response.ttl.FromSeconds(request.ttl.seconds or 3600)
         return response
 
     async def HoldLease(  # noqa: N802
@@ -134,6 +160,7 @@ class SidecarDouble(CacheServiceServicer):
             layers=[layer],
             l1=pb.L1Stats(bytes=5),
             store=pb.StoreStats(kind="memory", available=True),
+            rag_index=pb.RAGIndexStats(partitions=1, rows=2, bytes=3, max_bytes=4, rows_left_out=5),
             unpriced_models=[request.namespace],
         )
 
@@ -142,6 +169,28 @@ class SidecarDouble(CacheServiceServicer):
             await asyncio.Event().wait()
         if method in self.fails:
             await context.abort(*self.fails[method])
+
+    async def _wait(self, key: bytes, request: pb.GetPromptRequest | pb.QueryRAGRequest) -> bool:
+        """Wait while somebody has the lease, as the request says; whether there was a wait."""
+        if key not in self.leases or not request.HasField("wait"):
+            return False
+        self.waiting += 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(request.wait.ToTimedelta().total_seconds()):
+                await self._changed.wait_for(lambda: key not in self.leases)
+        self.waiting -= 1
+        return True
+
+    def _grant(
+        self,
+        key: bytes,
+        request: pb.GetPromptRequest | pb.QueryRAGRequest,
+        miss: pb.PromptMiss | pb.RAGMiss,
+    ) -> None:
+        if key not in self.leases:
+            self._granted += 1
+            miss.lease = self.leases[key] = b"lease-%d" % self._granted
+            miss.lease_ttl.CopyFrom(request.lease_ttl)
 
     def _found(self, request: pb.GetPromptRequest, *, waited: bool) -> pb.GetPromptResponse:
         key = request.identity.key
@@ -159,8 +208,26 @@ class SidecarDouble(CacheServiceServicer):
             hit.remaining_ttl.FromSeconds(60)
             return pb.GetPromptResponse(hit=hit)
         miss = pb.PromptMiss(in_progress=key in self.leases)
-        if not request.peek and key not in self.leases:
-            self._granted += 1
-            miss.lease = self.leases[key] = b"lease-%d" % self._granted
-            miss.lease_ttl.CopyFrom(request.lease_ttl)
+        if not request.peek:
+            self._grant(key, request, miss)
         return pb.GetPromptResponse(miss=miss)
+
+
+def rag_key(identity: pb.RAGIdentity) -> bytes:
+    """Say which query it is, as well as these tests need it."""
+    return identity.SerializeToString(deterministic=True)
+
+
+def _rag_hit(request: pb.QueryRAGRequest, result: pb.StoreRAGRequest, *, waited: bool) -> pb.RAGHit:
+    hit = pb.RAGHit(
+        kind=pb.RAG_HIT_KIND_EXACT,
+        similarity=1.0,
+        documents=result.documents[: request.top_k or 10],
+        cost_saved_usd=result.cost_usd,
+        layer=pb.HIT_LAYER_FLIGHT if waited else pb.HIT_LAYER_L1,
+    )
+    for document in hit.documents:
+        document.ClearField("embedding")
+    hit.age.FromMilliseconds(1500)
+    hit.remaining_ttl.FromSeconds(60)
+    return hit

@@ -337,7 +337,7 @@ async def test_followers_of_one_client_do_not_all_wait_at_the_sidecar(
     slow.go.set()
     await asyncio.gather(leader, *followers)
     assert unused.calls == 0
-    assert not client._turns._turns
+    assert not client._flights._turns._turns
 
 
 async def test_restarted_sidecar_is_found_again(

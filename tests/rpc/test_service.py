@@ -238,7 +238,7 @@ async def test_namespaces_are_walls(stub: CacheServiceAsyncStub) -> None:
         assert hit.answer == (space.encode() or b"default")
     figures = {}
     for space in ("one", "two", "default", "", "unheard-of"):
-        [layer] = (await stub.Stats(pb.StatsRequest(namespace=space))).layers
+        layer, *_ = (await stub.Stats(pb.StatsRequest(namespace=space))).layers
         figures[space] = (
             layer.total_hits,
             layer.total_misses,
@@ -270,7 +270,7 @@ async def test_stats(stub: CacheServiceAsyncStub) -> None:
     await get(stub)
     await store(stub, identity=identity("2", model="unheard of"), usage=USAGE)
     stats = await stub.Stats(pb.StatsRequest())
-    [layer] = stats.layers
+    layer, *_ = stats.layers
     assert layer.cache_layer == "llm"
     assert (layer.total_hits, layer.total_misses, layer.total_writes) == (2, 1, 2)
     assert layer.hit_rate == stats.combined_hit_rate == pytest.approx(2 / 3)
@@ -287,7 +287,7 @@ async def test_stats(stub: CacheServiceAsyncStub) -> None:
 async def test_preloaded_answers_are_not_spent(stub: CacheServiceAsyncStub) -> None:
     await store(stub, cost_usd=0.5, preloaded=True)
     await get(stub)
-    [layer] = (await stub.Stats(pb.StatsRequest())).layers
+    layer, *_ = (await stub.Stats(pb.StatsRequest())).layers
     assert (layer.spent_usd, layer.saved_usd) == (0.0, 0.5)
 
 
@@ -296,5 +296,5 @@ async def test_a_look_up_that_asks_again_counts_once(stub: CacheServiceAsyncStub
     for _ in range(3):
         assert (await get(stub, asks_again=True)).miss.in_progress
     await get(stub)
-    [layer] = (await stub.Stats(pb.StatsRequest())).layers
+    layer, *_ = (await stub.Stats(pb.StatsRequest())).layers
     assert layer.total_misses == 2

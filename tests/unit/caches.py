@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mge_cache_server.counts import Counts
+from mge_cache_server.entry_cache import CachePolicy, Parts
 from mge_cache_server.epochs import Epochs
 from mge_cache_server.feed import Feed
 from mge_cache_server.l1 import L1Cache
-from mge_cache_server.model import LLM_LAYER, EntryKey, Hit, Lease, Miss, SetOutcome
-from mge_cache_server.prompt_cache import CachePolicy, PromptCache
+from mge_cache_server.leases import Leases
+from mge_cache_server.model import LLM_LAYER, Entry, EntryKey, Hit, Lease, Miss, SetOutcome
+from mge_cache_server.prompt_cache import PromptCache
 from tests.unit.scene import entry_key, make_answer
 
 if TYPE_CHECKING:
@@ -60,14 +62,15 @@ class Cache:
             on_regress=self.l1.discard_namespace,
             now=clock,
         )
-        self.prompts = PromptCache(
+        self.parts = Parts(
             store=self.store,
             l1=self.l1,
             epochs=self.epochs,
             counts=self.counts,
-            policy=policy or make_policy(),
+            leases=Leases(self.store, failed=self._failed),
             wall_clock=clock,
         )
+        self.prompts = PromptCache(self.parts, policy=policy or make_policy())
         self.feed = Feed(self.store, self.epochs, self.prompts.flights, failed=lambda: None)
 
     async def connect(self) -> None:
@@ -82,7 +85,7 @@ class Cache:
         wait_s: float = 0.0,
         lease_ttl_s: float = 60.0,
         asks_again: bool = False,
-    ) -> Hit | Miss:
+    ) -> Hit[Entry] | Miss:
         return await self.prompts.get(
             key or entry_key(), wait_s=wait_s, lease_ttl_s=lease_ttl_s, asks_again=asks_again
         )
@@ -109,16 +112,19 @@ class Cache:
             priced=priced,
         )
 
+    def _failed(self, namespace: str, operation: str) -> None:
+        self.counts.of(namespace, LLM_LAYER).error(operation)
+
     def layer(self, namespace: str = "ns") -> LayerCounts:
         return self.counts.total(LLM_LAYER, namespace)
 
 
-def body_of(outcome: Hit | Miss) -> bytes | None:
+def body_of(outcome: Hit[Entry] | Miss) -> bytes | None:
     """Return the answer of a hit."""
     return outcome.entry.answer.body if isinstance(outcome, Hit) else None
 
 
-def lease_of(outcome: Hit | Miss) -> Lease:
+def lease_of(outcome: Hit[Entry] | Miss) -> Lease:
     """Return the lease of a miss that has one."""
     assert isinstance(outcome, Miss), outcome
     assert outcome.lease is not None, outcome

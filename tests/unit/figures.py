@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
 from mge_cache_server.counts import Counts, LayerCounts
 from mge_cache_server.model import LAYERS
-from mge_cache_server.statistics import STORE_OPERATIONS, Reporter
+from mge_cache_server.statistics import STORE_OPERATIONS, RagIndexStatistics, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +29,10 @@ class Parts:
     kind: str = "redis"
     available: bool = True
     live: bool = True
+    rag_index: RagIndexStatistics = field(default_factory=RagIndexStatistics)
+
+    def index_statistics(self) -> RagIndexStatistics:
+        return self.rag_index
 
 
 def layer_counts() -> st.SearchStrategy[LayerCounts]:
@@ -65,4 +69,6 @@ def reporter_of(
     counts: Counts, parts: Parts | None = None, *, clock: Callable[[], float] = time.monotonic
 ) -> Reporter:
     state = parts or Parts()
-    return Reporter(counts, l1=state, store=state, epochs=state, version="1.2.3", clock=clock)
+    return Reporter(
+        counts, l1=state, store=state, epochs=state, rag=state, version="1.2.3", clock=clock
+    )

@@ -12,7 +12,7 @@ from tests.unit.scene import Clock, StageStore
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from mge_cache_server.prompt_cache import CachePolicy
+    from mge_cache_server.entry_cache import CachePolicy
 
 T = TypeVar("T")
 

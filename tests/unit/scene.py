@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         Invalidated,
         LeaseOffer,
         Lookup,
+        Row,
+        RowPage,
     )
 
 T = TypeVar("T")
@@ -87,6 +89,7 @@ class StageStore:
 
     def __init__(self, data: MemoryStore) -> None:
         self.data = data
+        self.writer = data.writer
         self.down = False
         self.before: dict[str, Gate] = {}
         self.after: dict[str, Gate] = {}
@@ -126,6 +129,19 @@ class StageStore:
     async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
         await self._there("advance")
         return await self._back("advance", await self.data.advance(namespace, tags))
+
+    async def put_row(self, partition: EntryKey, row: Row) -> None:
+        await self._there("put_row")
+        await self.data.put_row(partition, row)
+        await self._back("put_row", None)
+
+    async def list_rows(self, partition: EntryKey, cursor: int) -> RowPage:
+        await self._there("list_rows")
+        return await self._back("list_rows", await self.data.list_rows(partition, cursor))
+
+    async def read_rows(self, partition: EntryKey, digests: Sequence[bytes]) -> list[Row]:
+        await self._there("read_rows")
+        return await self._back("read_rows", await self.data.read_rows(partition, digests))
 
     async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         if self.down:

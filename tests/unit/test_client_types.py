@@ -18,6 +18,7 @@ from mge_cache import (
     PromptKey,
     PromptRequest,
     _wire,
+    _wire_parts,
     errors,
 )
 from mge_cache._channel import resolve_target
@@ -151,7 +152,7 @@ def test_responses_that_make_no_sense() -> None:
     with pytest.raises(InternalError):
         _wire.found_of(pb.GetPromptResponse(hit=pb.PromptHit(answer=b"x")))
     with pytest.raises(InternalError):
-        _wire.set_result_of(pb.SetPromptResponse())
+        _wire_parts.set_result_of(pb.SetPromptResponse())
 
 
 def test_an_answer_that_has_no_message_is_an_invalid_request() -> None:

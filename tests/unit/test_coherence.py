@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from mge_cache_server import keys
 from mge_cache_server.errors import StoreUnavailableError
 from mge_cache_server.memory_store import MemoryStore
-from mge_cache_server.model import Hit, Miss, SetOutcome, SetStatus
+from mge_cache_server.model import Entry, Hit, Miss, SetOutcome, SetStatus
 from mge_cache_server.store import FeedEvent, Invalidated
 from tests.unit.caches import FEED_TIMEOUT_S, Cache, make_policy
 from tests.unit.coherence import (
@@ -55,7 +55,7 @@ class Coherence(RuleBasedStateMachine):
         ]
         policy = make_policy(ttl_jitter=0.0)
         self.caches = [Cache(store, self.loop.time, policy=policy) for store in self.stores]
-        self.look_ups: dict[asyncio.Task[Hit | Miss], LookUp] = {}
+        self.look_ups: dict[asyncio.Task[Hit[Entry] | Miss], LookUp] = {}
         self.others: set[asyncio.Task[object]] = set()
         self.leases: list[Granted] = []
         self.answers = 0
@@ -315,7 +315,7 @@ class Coherence(RuleBasedStateMachine):
             del self.look_ups[task]
             self._check(look_up, task.result())
 
-    def _check(self, look_up: LookUp, outcome: Hit | Miss) -> None:
+    def _check(self, look_up: LookUp, outcome: Hit[Entry] | Miss) -> None:
         now_s = self.loop.time()
         if isinstance(outcome, Hit):
             self.model.check_hit(look_up, outcome.entry.answer.body, now_s)

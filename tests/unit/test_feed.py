@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from mge_cache_server.model import EntryKey
+    from mge_cache_server.model import Entry, EntryKey
     from mge_cache_server.store import LeaseOffer
 
 KEY = entry_key()
@@ -57,7 +57,9 @@ class Desk:
             self.store, retention_s=100.0, timeout_s=1.0, on_regress=lambda _: None, now=now
         )
         self.probes = 0
-        self.flights = Flights(self._probe, release=lambda _: None, local_tick=lambda _: 0, now=now)
+        self.flights: Flights[Entry] = Flights(
+            self._probe, release=lambda _: None, local_tick=lambda _: 0, now=now
+        )
         self.failures = 0
         self.feed = Feed(self.store, self.epochs, self.flights, failed=self._failed)
 

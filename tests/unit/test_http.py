@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from mge_cache_server.counts import Counts
 from mge_cache_server.http import HttpServer, statistics_json
 from mge_cache_server.metrics import Metrics
-from mge_cache_server.model import LLM_LAYER
+from mge_cache_server.model import LAYERS, LLM_LAYER
 from tests.unit.figures import (
     CountsByNamespace,
     Parts,
@@ -127,6 +127,9 @@ async def test_the_statistics_of_all_namespaces(client: httpx.AsyncClient) -> No
     assert answer.headers["Content-Type"] == "application/json"
     shown = answer.json()
     layer = shown.pop("llm_cache")
+    assert shown.pop("rag_cache")["total_hits"] == 0
+    assert shown.pop("rag_similarity_cache")["total_hits"] == 0
+    assert shown.pop("rag_index")["rows"] == 0
     assert layer.pop("errors_by_operation")["lookup"] == 1
     assert layer == {
         "cache_layer": "llm",
@@ -167,14 +170,14 @@ async def test_the_statistics_of_one_namespace(client: httpx.AsyncClient) -> Non
     assert await hit_rate("") == (0.375, 0.375)
 
 
-@pytest.mark.parametrize("layer", ["rag", "LLM", "llm_cache", "<b>", "%00", "..%2f..%2fetc"])
+@pytest.mark.parametrize("layer", ["rags", "LLM", "llm_cache", "<b>", "%00", "..%2f..%2fetc"])
 async def test_an_unknown_layer_is_told_the_known_ones(
     client: httpx.AsyncClient, layer: str
 ) -> None:
     answer = await client.get(f"/metrics/cache/statistics/{layer}")
     assert answer.status_code == 404
     if not layer.startswith(".."):
-        assert answer.json() == {"error": "there is no such layer", "layers": ["llm"]}
+        assert answer.json() == {"error": "there is no such layer", "layers": list(LAYERS)}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from mge_cache_server.flights import Flights, Held
 from mge_cache_server.leases import Leases
 from mge_cache_server.memory_store import MemoryStore
-from mge_cache_server.model import EntryKey, Hit, Lease, LeaseEnd, Miss
+from mge_cache_server.model import Entry, EntryKey, Hit, Lease, LeaseEnd, Miss
 from mge_cache_server.store import LeaseOffer
 from tests.unit.scene import Gate, StageStore, entry_key, turns
 from tests.unit.virtual_time import now, virtual_time
@@ -29,7 +29,7 @@ class Desk:
         self.flights = Flights(
             self._probe, release=self.leases.release, local_tick=lambda _: 0, now=now
         )
-        self.leases.attach(self.flights)
+        self.leases.attach(self.flights.end_local)
 
     async def take(self) -> None:
         assert (await self.store.lookup(KEY, LeaseOffer(LEASE.token, LEASE.ttl_s))).granted
@@ -46,7 +46,7 @@ class Desk:
     def renewals(self) -> int:
         return self.store.calls.count("renew_lease")
 
-    async def _probe(self, key: EntryKey, offer: LeaseOffer) -> Hit | Lease | Held:
+    async def _probe(self, key: EntryKey, offer: LeaseOffer) -> Hit[Entry] | Lease | Held:
         found = await self.store.lookup(key, offer)
         if found.granted:
             return Lease(key, offer.token, 5, offer.ttl_s)

@@ -78,7 +78,7 @@ def test_tags_are_all_that_an_entry_can_be_invalidated_by() -> None:
     request = pb.SetPromptRequest(
         identity=pb.PromptIdentity(model="m"), masterplan="p", tags=["a", "b", "a"]
     )
-    assert wire.tags(request, KEY, LIMITS) == (
+    assert wire.tags(request, KEY, LIMITS, own=("model:m",)) == (
         f"key:{KEY.digest.hex()}",
         "model:m",
         "masterplan:p",

@@ -9,7 +9,7 @@ import pytest
 
 from mge_cache_server.errors import StoreUnavailableError
 from mge_cache_server.flights import Flights, Held
-from mge_cache_server.model import Hit, HitSource, Lease, Miss
+from mge_cache_server.model import Entry, Hit, HitSource, Lease, Miss
 from tests.unit.scene import entry_key, make_entry
 from tests.unit.virtual_time import now
 
@@ -29,7 +29,7 @@ class Tower:
     """A store with one key, and the flights to it."""
 
     def __init__(self) -> None:
-        self.hit: Hit | None = None
+        self.hit: Hit[Entry] | None = None
         self.holder: bytes | None = None
         self.expires_s = 0.0
         self.down = False
@@ -44,11 +44,11 @@ class Tower:
 
     def join(
         self, *, wait_s: float = 100.0, lease_ttl_s: float = 60.0, key: EntryKey = KEY
-    ) -> asyncio.Task[Hit | Miss]:
+    ) -> asyncio.Task[Hit[Entry] | Miss]:
         joining = self.flights.join(key, wait_s=wait_s, lease_ttl_s=lease_ttl_s)
         return asyncio.get_running_loop().create_task(joining)
 
-    async def _probe(self, key: EntryKey, offer: LeaseOffer) -> Hit | Lease | Held:
+    async def _probe(self, key: EntryKey, offer: LeaseOffer) -> Hit[Entry] | Lease | Held:
         self.offers.append(offer)
         await self.runway.wait()
         if self.fails is not None:
@@ -73,7 +73,7 @@ class Tower:
         self.holder, self.expires_s = b"theirs", now() + ttl_s
 
 
-def leaders(tasks: list[asyncio.Task[Hit | Miss]]) -> list[asyncio.Task[Hit | Miss]]:
+def leaders(tasks: list[asyncio.Task[Hit[Entry] | Miss]]) -> list[asyncio.Task[Hit[Entry] | Miss]]:
     """Return the callers that have been given a lease."""
     done = [task for task in tasks if task.done() and not task.cancelled()]
     return [
@@ -83,7 +83,7 @@ def leaders(tasks: list[asyncio.Task[Hit | Miss]]) -> list[asyncio.Task[Hit | Mi
     ]
 
 
-async def cancel(task: asyncio.Task[Hit | Miss]) -> None:
+async def cancel(task: asyncio.Task[Hit[Entry] | Miss]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

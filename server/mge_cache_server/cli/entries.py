@@ -137,10 +137,11 @@ def set_(
         result = client.set(
             request, stored, ttl_s=ttl, masterplan=masterplan, tags=tags, preloaded=preloaded
         )
-    _tell(result, as_json=as_json)
+    tell_stored(result, as_json=as_json)
 
 
-def _tell(result: SetResult, *, as_json: bool) -> None:
+def tell_stored(result: SetResult, *, as_json: bool) -> None:
+    """Print what became of an entry; end the command if it was not stored."""
     from mge_cache import SetStatus  # noqa: PLC0415
 
     if as_json:

@@ -16,6 +16,8 @@ from mge_cache_server.cli.sidecar import connect, json_option, namespace_option,
 @click.option("--masterplan", help="All entries of a masterplan.")
 @click.option("--tag", help="All entries with a tag.")
 @click.option("--model", help="All entries of a model.")
+@click.option("--document", help="All retrieval results that contain this document (its id).")
+@click.option("--collection", help="All retrieval results of a collection.")
 @click.option("--everything", is_flag=True, help="All entries of the namespace.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before --everything.")
 @json_option
@@ -27,6 +29,8 @@ def invalidate(
     masterplan: str | None,
     tag: str | None,
     model: str | None,
+    document: str | None,
+    collection: str | None,
     everything: bool,
     yes: bool,
     as_json: bool,
@@ -35,11 +39,15 @@ def invalidate(
 
     \b
       mge-cache invalidate --masterplan onboarding-v3
+      mge-cache invalidate --document faq-17
       mge-cache invalidate --namespace plans --everything --yes
     """
-    chosen = (key, masterplan, tag, model, everything or None)
+    chosen = (key, masterplan, tag, model, document, collection, everything or None)
     if sum(each is not None for each in chosen) != 1:
-        raise click.UsageError("give one of --key, --masterplan, --tag, --model, --everything")
+        raise click.UsageError(
+            "give one of --key, --masterplan, --tag, --model, --document, --collection, "
+            "--everything"
+        )
     try:
         digest = None if key is None else bytes.fromhex(key)
     except ValueError:
@@ -53,6 +61,8 @@ def invalidate(
             masterplan=masterplan,
             tag=tag,
             model=model,
+            document=document,
+            collection=collection,
             everything=everything,
         )
     click.echo(json.dumps({"tick": tick}) if as_json else f"invalidated at tick {tick}")

@@ -26,6 +26,7 @@ _COMMANDS = {
     "get": "entries",
     "set": "entries",
     "key": "entries",
+    "rag": "rag",
     "invalidate": "invalidate",
     "warm": "warm",
     "export": "transfer",

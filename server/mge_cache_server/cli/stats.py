@@ -17,7 +17,7 @@ from mge_cache_server.config_parse import format_duration, format_size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mge_cache import Stats
+    from mge_cache import RagIndexStats, Stats
 
 _INTERVAL_MIN_S = 0.1
 
@@ -111,6 +111,7 @@ def make_table(figures: Stats, namespace: str) -> Table:
     share = f"{format_size(l1.size_bytes)} of {format_size(l1.max_bytes)}"
     table.add_row("own memory", f"{l1.entries:,} entries, {share}")
     table.add_row("evictions", f"{l1.evictions:,}")
+    _add_index_rows(table, figures.rag_index)
     state = "available" if figures.store.available else "NOT AVAILABLE"
     feed = "live" if figures.store.feed_live else "NOT LIVE"
     table.add_row("store", f"{figures.store.kind}: {state}, feed {feed}")
@@ -118,6 +119,19 @@ def make_table(figures: Stats, namespace: str) -> Table:
         # Text: names of models are not markup.
         table.add_row("models without a price", Text("\n".join(figures.unpriced_models)))
     return table
+
+
+def _add_index_rows(table: Table, index: RagIndexStats) -> None:
+    """Describe the search for similar queries, where there is one."""
+    if not index.max_bytes:
+        return
+    table.add_section()
+    share = f"{format_size(index.size_bytes)} of {format_size(index.max_bytes)}"
+    table.add_row("similar queries", f"{index.rows:,} in {index.partitions:,} partitions, {share}")
+    table.add_row("left out", f"{index.rows_left_out:,}")
+    hits = f"{index.reranked_hits:,} re-ranked, {index.certified_hits:,} certified"
+    table.add_row("similar hits", hits)
+    table.add_section()
 
 
 def _by_operation(errors: object) -> str:

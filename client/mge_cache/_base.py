@@ -1,0 +1,112 @@
+"""What the client for threads does that concerns no single entry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mge_cache import _wire_service
+from mge_cache._channel import resolve_target
+from mge_cache._connection import Connection
+from mge_cache._flights import Flights
+from mge_cache._health import Health
+from mge_cache._key import DEFAULT_NAMESPACE
+from mge_cache._types import Timeouts
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Self
+
+    from mge_cache._types import Lease, Stats
+    from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
+
+
+class ClientBase:
+    """The connection of a ``Client``, which describes the arguments."""
+
+    def __init__(
+        self,
+        target: str | None = None,
+        *,
+        timeouts: Timeouts | None = None,
+        fail_open: bool = True,
+        send_prompt: bool = False,
+    ) -> None:
+        self.target = resolve_target(target)
+        self._timeouts = timeouts or Timeouts()
+        self._send_prompt = send_prompt
+        self._health = Health(self.target, retry_s=self._timeouts.retry_s)
+        self._connection = Connection(self.target)
+        self._flights = Flights(
+            health=self._health, timeouts=self._timeouts, fail_open=fail_open, hold=self.hold
+        )
+
+    @property
+    def stub(self) -> CacheServiceStub:
+        """The generated stub, for calls without deadlines, defaults and types of this client."""
+        return self._connection.stub
+
+    @property
+    def failures(self) -> int:
+        """How many look-ups and stores failed open: what they were for was done without them."""
+        return self._health.failures
+
+    def hold(self, lease: Lease) -> AbstractContextManager[None]:
+        """Keep a lease for as long as a ``with`` block runs.
+
+        Leaving it without having stored the answer hands the lease to the next caller at once.
+        """
+        message = _wire_service.hold_request(lease, max_s=self._timeouts.hold_s)
+        return self._connection.hold(message, notice_s=self._timeouts.get_s)
+
+    def invalidate(
+        self,
+        *,
+        namespace: str = DEFAULT_NAMESPACE,
+        key: bytes | None = None,
+        masterplan: str | None = None,
+        tag: str | None = None,
+        model: str | None = None,
+        document: str | None = None,
+        collection: str | None = None,
+        everything: bool = False,
+    ) -> int:
+        """Make entries of a namespace unreachable; exactly one target must be given.
+
+        ``document``: all retrieval results that contain the document with this id; ``collection``:
+        all those of a collection.
+
+        Returns the tick of the namespace's clock (microseconds since 1970) at which it took effect.
+        UnavailableError: nothing was done; repeat it.
+        """
+        message = _wire_service.invalidate_request(
+            namespace=namespace,
+            key=key,
+            masterplan=masterplan,
+            tag=tag,
+            model=model,
+            document=document,
+            collection=collection,
+            everything=everything,
+        )
+        deadline_s = self._timeouts.invalidate_s
+        response = self._connection.call(self.stub.Invalidate, message, deadline_s)
+        return response.tick
+
+    def stats(self, *, namespace: str = "") -> Stats:
+        """Read the sidecar's statistics; "" sums over all namespaces."""
+        message = _wire_service.stats_request(namespace)
+        deadline_s = self._timeouts.stats_s
+        response = self._connection.call(self.stub.Stats, message, deadline_s)
+        return _wire_service.stats_of(response)
+
+    def close(self) -> None:
+        """Close the connection. Calls in flight raise ClientClosedError."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Return the client itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close it."""
+        self.close()

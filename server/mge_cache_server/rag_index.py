@@ -1,0 +1,185 @@
+"""One partition in this sidecar's memory: a copy of the store's rows, searchable.
+
+It is loaded in pages, in the background. The feed tells which rows others put meanwhile and later;
+when rows may have been missed (``stale``), the digests are compared and what is missing is
+fetched. Belongs to the event loop's thread; upkeep of the index runs in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mge_cache_server import rag_codec
+from mge_cache_server.codec import RecordError
+from mge_cache_server.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from concurrent.futures import Executor
+
+    from mge_cache_server.model import Partition
+    from mge_cache_server.similarity_upkeep import Work
+    from mge_cache_server.store import Row, Store
+
+_READ_BYTES = 256 * 1024
+"""Of rows at a time: they are added to the index within half a millisecond."""
+_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Of all partitions together. ``compact``: rows are kept in float16."""
+
+    rows_max: int
+    bytes_max: int
+    compact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all partitions of a sidecar have in common.
+
+    ``failed(namespace, operation)`` is told of failures, ``grown()`` of rows that were fetched;
+    ``now`` is a monotonic clock in seconds.
+    """
+
+    store: Store
+    bounds: Bounds
+    tender: Executor
+    failed: Callable[[str, str], None]
+    grown: Callable[[], None]
+    now: Callable[[], float]
+
+
+class PartitionIndex:
+    """A partition's rows, without those whose entries are older than ``floor`` (a tick)."""
+
+    def __init__(self, partition: Partition, floor: int, around: Surroundings) -> None:
+        from mge_cache_server.similarity import SimilarityIndex  # noqa: PLC0415 - imports numpy
+
+        self.floor = floor
+        self.index = SimilarityIndex(
+            partition.dimension,
+            rows_max=around.bounds.rows_max,
+            bytes_max=around.bounds.bytes_max,
+            compact=around.bounds.compact,
+            now=around.now,
+        )
+        self._partition = partition
+        self._around = around
+        self._stale = True
+        self._retry_s = around.now()
+        self._wanted: set[bytes] = set()
+        self._filling: asyncio.Task[None] | None = None
+        self._tending: asyncio.Task[None] | None = None
+
+    @property
+    def fullness(self) -> float:
+        """Which share of the bounds its rows take."""
+        return self.index.rows / max(1, self.index.rows_max)
+
+    def catch_up(self) -> None:
+        """See to it that a copy with rows missing is completed; soon again after a failure."""
+        if self._stale and self._retry_s <= self._around.now():
+            self._fill_soon()
+
+    def missed(self) -> None:
+        """Take note that rows may have been missed."""
+        self._stale = True
+        self._fill_soon()
+
+    def put_by_other(self, digest: bytes) -> None:
+        """Take note of a row that another sidecar put into the store."""
+        self._wanted.add(digest)
+        self._fill_soon()
+
+    def tend(self) -> None:
+        """Remove rows whose time is over, and do what is due for speed and memory."""
+        self.index.expire()
+        if self._tending is None or self._tending.done():
+            work = self.index.due()
+            if work is not None:
+                self._tending = asyncio.get_running_loop().create_task(self._work(work))
+
+    def end(self) -> list[asyncio.Task[None]]:
+        """Stop what is under way; returns the tasks that are ending."""
+        tasks = [each for each in (self._filling, self._tending) if each and not each.done()]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def _fill_soon(self) -> None:
+        if self._filling is None or self._filling.done():
+            self._filling = asyncio.get_running_loop().create_task(self._fill())
+
+    async def _fill(self) -> None:
+        operation = "list_rows"
+        try:
+            while self._stale or self._wanted:
+                if self._stale:
+                    operation, self._stale = "list_rows", False
+                    await self._list()
+                else:
+                    operation = "read_rows"
+                    await self._fetch()
+        except StoreError:
+            self._failed(operation)
+            self._stale = True
+            self._retry_s = self._around.now() + _RETRY_S
+
+    async def _list(self) -> None:
+        cursor = 0
+        while True:
+            page = await self._around.store.list_rows(self._partition.key, cursor)
+            self._wanted.update(each for each in page.remaining_s if each not in self.index)
+            cursor = page.cursor
+            if not cursor:
+                return
+
+    async def _fetch(self) -> None:
+        count = max(1, _READ_BYTES // (self._partition.dimension * rag_codec.FLOAT_BYTES))
+        digests = [self._wanted.pop() for _ in range(min(count, len(self._wanted)))]
+        asked_s = self._around.now()
+        rows = await self._around.store.read_rows(self._partition.key, digests)
+        self._take(rows, asked_s)
+        self._around.grown()
+        self.tend()
+
+    def _take(self, rows: list[Row], asked_s: float) -> None:
+        from mge_cache_server.rag_vectors import matrix  # noqa: PLC0415 - imports numpy
+
+        kept: list[Row] = []
+        vectors: list[memoryview] = []
+        for row in rows:
+            try:
+                tick, vector = rag_codec.unpack_row(row.content, self._partition.dimension)
+            except RecordError:
+                self._failed("decode")
+                continue
+            if tick >= self.floor:
+                kept.append(row)
+                vectors.append(vector)
+        try:
+            self.index.extend(
+                [row.digest for row in kept],
+                matrix(b"".join(vectors), self._partition.dimension),
+                [asked_s + row.remaining_s for row in kept],
+            )
+        except ValueError:
+            # Not of unit length: somebody else has written here.
+            self._failed("decode")
+
+    async def _work(self, first: Work) -> None:
+        loop = asyncio.get_running_loop()
+        work: Work | None = first
+        while work is not None:
+            try:
+                await loop.run_in_executor(self._around.tender, work.run)
+            finally:
+                self.index.settle(work)
+            work = self.index.due()
+
+    def _failed(self, operation: str) -> None:
+        self._around.failed(self._partition.key.namespace, operation)

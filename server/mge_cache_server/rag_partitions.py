@@ -1,0 +1,175 @@
+"""The partitions that this sidecar serves, within bounds on rows and bytes.
+
+A partition is loaded at its first use, in the background: until then its queries get exact hits or
+misses. When the bounds are reached, rows leave from the partition that was not used for longest;
+within a partition the least valuable ones. An invalidation of a partition as a whole (its
+collection, its embedding model, its namespace) empties it, and it is loaded anew without the rows
+that are older.
+
+Belongs to the event loop's thread; what takes longer than about a millisecond runs in another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from math import ceil
+from typing import TYPE_CHECKING, TypeVar
+
+from mge_cache_server.rag_index import Bounds, PartitionIndex, Surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mge_cache_server.epochs import Epochs
+    from mge_cache_server.model import EntryKey, Partition
+    from mge_cache_server.similarity_basis import Floats
+    from mge_cache_server.similarity_survivors import Match
+    from mge_cache_server.store import RowStored, Store
+
+PARTITIONS_MAX = 1024
+"""Each takes some memory even if it is nearly empty."""
+
+_INLINE_NUMBERS = 1_000_000
+_T = TypeVar("_T")
+
+
+class Partitions:
+    """Searches, adds, keeps current. ``failed(namespace, operation)`` is told of failures."""
+
+    def __init__(
+        self,
+        store: Store,
+        epochs: Epochs,
+        *,
+        bounds: Bounds,
+        failed: Callable[[str, str], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.max_bytes = bounds.bytes_max
+        self._epochs = epochs
+        self._writer = store.writer
+        self._now = now
+        self._searcher = ThreadPoolExecutor(1, "mge-search")
+        self._tender = ThreadPoolExecutor(1, "mge-tend")  # so that no search waits for upkeep
+        self._around = Surroundings(store, bounds, self._tender, failed, self._bound, now)
+        self._partitions: dict[EntryKey, PartitionIndex] = {}  # the one used last is the last
+        self._left_out = 0
+        self._ready = False
+
+    def __len__(self) -> int:
+        """Return the number of partitions in memory."""
+        return len(self._partitions)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are in all partitions."""
+        return sum(each.index.rows for each in self._partitions.values())
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take."""
+        return sum(each.index.size_bytes for each in self._partitions.values())
+
+    @property
+    def left_out(self) -> int:
+        """How many rows had to leave, or were not let in, because of the bounds."""
+        return self._left_out + sum(each.index.left_out for each in self._partitions.values())
+
+    async def ready(self) -> None:
+        """Load the libraries at the first use: a tenth of a second, not on the event loop."""
+        if not self._ready:
+            await asyncio.get_running_loop().run_in_executor(self._searcher, _load_libraries)
+            self._ready = True
+
+    async def search(
+        self,
+        partition: Partition,
+        vector: Floats,
+        threshold: float,
+        admits: Callable[[bytes], bool],
+    ) -> Match | None:
+        """Find the most similar row; see ``SimilarityIndex.search``."""
+        found = self._of(partition)
+        index = found.index
+        match = await self.compute(
+            index.rows * partition.dimension, lambda: index.search(vector, threshold, admits)
+        )
+        found.tend()
+        return match
+
+    async def compute(self, numbers: int, call: Callable[[], _T]) -> _T:
+        """Call something that looks at so many numbers, in another thread if they are many."""
+        if numbers <= _INLINE_NUMBERS:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self._searcher, call)
+
+    def add(self, partition: Partition, digest: bytes, vector: Floats, ttl_s: float) -> None:
+        """Add a row that this sidecar stores."""
+        found = self._of(partition)
+        found.index.add(digest, vector, expires_s=self._now() + ttl_s)
+        self._bound()
+        found.tend()
+
+    def drop(self, partition: Partition, digest: bytes) -> None:
+        """Forget a row whose entry is dead."""
+        found = self._partitions.get(partition.key)
+        if found is not None:
+            found.index.remove(digest)
+
+    def row_stored(self, event: RowStored) -> None:
+        """Take note of a row that was put into the store."""
+        found = self._partitions.get(event.partition)
+        if found is not None and event.writer != self._writer:
+            found.put_by_other(event.digest)
+
+    def subscribed(self) -> None:
+        """Take note that the feed is connected: before, rows may have been missed."""
+        for each in self._partitions.values():
+            each.missed()
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = [task for each in self._partitions.values() for task in each.end()]
+        if tasks:
+            await asyncio.wait(tasks)
+        for executor in (self._searcher, self._tender):
+            executor.shutdown(cancel_futures=True)
+
+    def _of(self, partition: Partition) -> PartitionIndex:
+        floor = self._epochs.of(partition.key.namespace).floor(partition.tags)
+        found = self._partitions.pop(partition.key, None)
+        if found is not None and found.floor < floor:
+            self._forget(found)
+            found = None
+        if found is None:
+            found = PartitionIndex(partition, floor, self._around)
+        self._partitions[partition.key] = found
+        while len(self._partitions) > PARTITIONS_MAX:
+            oldest = self._partitions.pop(next(iter(self._partitions)))
+            self._left_out += oldest.index.rows
+            self._forget(oldest)
+        found.catch_up()
+        return found
+
+    def _forget(self, partition: PartitionIndex) -> None:
+        self._left_out += partition.index.left_out
+        partition.end()
+
+    def _bound(self) -> None:
+        # Each index by itself keeps the bounds; that all of them together do is seen to here.
+        for each in self._partitions.values():
+            excess = sum(other.fullness for other in self._partitions.values()) - 1
+            if excess <= 0:
+                return
+            self._left_out += len(each.index.shed(ceil(excess * each.index.rows_max)))
+            each.tend()
+
+
+def _load_libraries() -> None:
+    # One query has one thread: more would take the cores from the application in the pod.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import_module("mge_cache_server.rag_vectors")

@@ -1,0 +1,261 @@
+"""The most similar stored vector, if it is similar enough: exact, at a fraction of a full product.
+
+An index holds the unit vectors of one partition in blocks. A search bounds the cosines of all rows
+by their coordinates in a few leading directions (``similarity_basis`` has the proof), those that
+are left by twice as many, and computes the few that may still win in float64, best bound first: it
+returns the most similar live row that the caller admits if and only if its cosine is not below the
+threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in float32
+(10⁻⁷ from the caller's), or, in compact mode, these rounded to float16, which moves a cosine by
+5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
+
+Threads: one thread (the event loop's) owns the index and calls everything. ``search``, and
+``run`` of what ``due`` returned, may be called by any other threads at the same time, and never
+wait. A search sees every row that was added before it began and is not removed before it ends; it
+may or may not see what is added or removed meanwhile.
+
+Only this module and its neighbours ``similarity_*`` import numpy, which takes 20 MB: import them
+at first use, with OPENBLAS_NUM_THREADS=1 set before (a product is too small to share).
+"""
+
+from __future__ import annotations
+
+import time
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mge_cache_server.similarity_basis import LENGTH_TOLERANCE, Floats
+from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block, Query
+from mge_cache_server.similarity_survivors import Match, Survivors
+from mge_cache_server.similarity_upkeep import Upkeep, Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import ArrayLike
+
+__all__ = ["Match", "SimilarityIndex", "Work", "normalise"]
+
+DIMENSIONS_MAX: Final = 16_384
+
+_BLOCK_BYTES = 96 << 20
+_BLOCK_ROWS = (256, 32_768)
+_PREFIX_BYTES = 4 * (16 + 1 + 16 + 2)
+_SHED_AT_ONCE = 256
+_NOT_UNIT = "a vector of {} numbers and unit length is needed"
+
+
+def normalise(vector: ArrayLike, dimension: int | None = None) -> Floats:
+    """Return a vector at unit length in float32.
+
+    ValueError: it is not a vector of ``dimension`` numbers (1 to 16,384 of them, if None), one of
+    them is not finite, or all are zero.
+    """
+    given = np.asarray(vector, dtype=np.float64)
+    if given.ndim != 1 or not 0 < given.size <= DIMENSIONS_MAX:
+        raise ValueError(f"an embedding has 1 to {DIMENSIONS_MAX} numbers")
+    if dimension is not None and given.size != dimension:
+        raise ValueError(f"the embedding has {given.size} numbers, not {dimension}")
+    largest = float(np.abs(given).max())
+    if not largest < inf:
+        raise ValueError("the embedding has a number that is not finite")
+    if largest == 0:
+        raise ValueError("the embedding is zero")
+    scaled = given / largest
+    return (scaled / np.sqrt(scaled @ scaled)).astype(np.float32)
+
+
+class SimilarityIndex:
+    """The vectors of one partition, each with a key and the time at which it ends.
+
+    ``rows_max`` and ``bytes_max`` bound the live rows; rows that were removed and wait for
+    compaction come on top, a third at most once ``due`` returns None. When the index is full, the
+    least valuable rows leave: from the block that ends soonest those that were never hit, soonest
+    to end first. As hits do not extend a row's time, the rows that end soon have the fewest hits
+    left to give; and the order costs no bookkeeping at a hit but a flag.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        *,
+        rows_max: int = 1_000_000,
+        bytes_max: int = 1 << 40,
+        compact: bool = False,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not 0 < dimension <= DIMENSIONS_MAX:
+            raise ValueError(f"an embedding has 1 to {DIMENSIONS_MAX} numbers")
+        self.dimension = dimension
+        self.rows = 0
+        """How many rows there are, expired ones included that ``expire`` has not removed."""
+        self.left_out = 0
+        """How many rows had to leave for others, or were not let in, since the start."""
+        self._dtype = np.dtype(np.float16 if compact else np.float32)
+        row_bytes = dimension * self._dtype.itemsize
+        self.rows_max = min(rows_max, bytes_max // (row_bytes + _PREFIX_BYTES + BOOKKEEPING_BYTES))
+        """How many live rows there may be: what both bounds allow."""
+        self._block_rows = max(_BLOCK_ROWS[0], min(_BLOCK_ROWS[1], _BLOCK_BYTES // row_bytes))
+        self._now = now
+        self._blocks: tuple[Block, ...] = ()
+        self._upkeep = Upkeep(compact=compact)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the rows take, the keys' own bytes excepted."""
+        return sum(block.size_bytes for block in self._blocks)
+
+    @property
+    def survivors_mean(self) -> float:
+        """How many rows a search had to compute in full, on average over the last hundred or so."""
+        return self._upkeep.survivors_mean
+
+    def __contains__(self, key: bytes) -> bool:
+        return any(key in block.slots for block in self._blocks)
+
+    def add(self, key: bytes, vector: Floats, *, expires_s: float) -> list[bytes]:
+        """Add a row, or replace that of the same key; return the keys that had to leave for it.
+
+        ``vector`` is what ``normalise`` returned; ``expires_s`` is a time of the index's clock.
+        ValueError: the vector is not of unit length or of another dimension.
+        """
+        if (
+            vector.shape != (self.dimension,)
+            or abs(float(vector.dot(vector)) - 1) > LENGTH_TOLERANCE
+        ):
+            raise ValueError(_NOT_UNIT.format(self.dimension))
+        self.remove(key)
+        gone = self._make_room(1)
+        if self.rows == self.rows_max:
+            return [*gone, key]
+        self._open_block().append_one(key, vector, expires_s)
+        self.rows += 1
+        self._upkeep.added(1)
+        return gone
+
+    def extend(
+        self, keys: Sequence[bytes], vectors: Floats, expires_s: Sequence[float]
+    ) -> list[bytes]:
+        """Add many rows, each as ``add`` does; their keys must differ from each other.
+
+        Ten times as fast a row as ``add``: some 2 µs at 384 dimensions.
+        """
+        if vectors.shape != (len(keys), self.dimension) or len(expires_s) != len(keys):
+            raise ValueError(f"each row needs a key, {self.dimension} numbers and a time")
+        lengths = np.einsum("ij,ij->i", vectors, vectors)
+        if not (np.abs(lengths - 1) <= LENGTH_TOLERANCE).all():
+            raise ValueError(_NOT_UNIT.format(self.dimension))
+        times_s = np.asarray(expires_s, np.float64)
+        for key in keys:
+            self.remove(key)
+        gone = self._make_room(len(keys))
+        start, stop = 0, min(len(keys), self.rows_max - self.rows)
+        while start < stop:
+            block = self._open_block()
+            end = min(stop, start + block.capacity - block.used)
+            block.append(keys[start:end], vectors[start:end], times_s[start:end])
+            self.rows += end - start
+            start = end
+        self._upkeep.added(stop)
+        return [*gone, *keys[stop:]]
+
+    def remove(self, key: bytes) -> bool:
+        """Remove a row; say whether it was there. No search that begins later returns it."""
+        for block in self._blocks:
+            if key in block.slots:
+                block.remove(key)
+                self.rows -= 1
+                self._upkeep.removed(key)
+                if not block.live and block.is_full:
+                    self._blocks = tuple(each for each in self._blocks if each is not block)
+                return True
+        return False
+
+    def expire(self, limit: int = 1000) -> list[bytes]:
+        """Remove up to ``limit`` rows whose time is over, and return their keys.
+
+        Searches do not return such rows anyway; this makes room. Takes 2 µs a row.
+        """
+        now_s = self._now()
+        gone: list[bytes] = []
+        for block in self._blocks:
+            gone += block.expired(now_s, limit - len(gone))
+        return self._drop(gone)
+
+    def shed(self, rows: int) -> list[bytes]:
+        """Remove the least valuable ``rows`` rows, or some more at once; return their keys."""
+        gone: list[bytes] = []
+        if rows > 0:
+            rows = max(rows, min(_SHED_AT_ONCE, self.rows_max // 64))
+        while len(gone) < rows and self._blocks:
+            block = min((each for each in self._blocks if each.live), key=_ends_s, default=None)
+            if block is None:
+                break
+            gone += self._drop(block.least_valuable(rows - len(gone)))
+        return gone
+
+    def search(
+        self, query: Floats, threshold: float, admits: Callable[[bytes], bool]
+    ) -> Match | None:
+        """Return the most similar live row that is admitted, if its cosine is ≥ ``threshold``.
+
+        ``query`` is what ``normalise`` returned. ``admits`` is asked in this thread, best first,
+        for rows that reach the threshold; of equally similar rows any is returned.
+        """
+        if query.shape != (self.dimension,) or abs(float(query.dot(query)) - 1) > LENGTH_TOLERANCE:
+            raise ValueError(_NOT_UNIT.format(self.dimension))
+        seen = [(block, block.used) for block in self._blocks]
+        scratch = np.empty(max((used for _, used in seen), default=0), np.float32)
+        sought = Query(query, threshold, scratch)
+        found = [(block, *block.survivors(sought, used)) for block, used in seen]
+        found = [each for each in found if len(each[2])]
+        if not found:
+            self._upkeep.searched(0)
+            return None
+        blocks, bounds, slots = zip(*found, strict=True)
+        owners = np.repeat(np.arange(len(blocks)), [len(each) for each in slots])
+        survivors = Survivors(blocks, owners, np.concatenate(slots), np.concatenate(bounds))
+        self._upkeep.searched(len(owners))
+        return survivors.best(query, threshold, admits, self._now())
+
+    def due(self) -> Work | None:
+        """Return the next thing to do for speed or memory, if there is any.
+
+        The caller has its ``run`` called in a thread of its choice (it takes up to a tenth of a
+        second), then calls ``settle``. Nothing goes wrong where that is late or never happens,
+        but the index may be slow and may keep what was removed. One at a time: None meanwhile.
+        """
+        return self._upkeep.due(self._blocks, self._block_rows)
+
+    def settle(self, work: Work) -> None:
+        """Take over what ``work.run`` found, in well under a millisecond.
+
+        Work whose ``run`` did not come to its end is given up; it falls due again.
+        """
+        self._blocks = self._upkeep.settle(work, self._blocks)
+
+    def _open_block(self) -> Block:
+        blocks = self._blocks
+        if blocks and not blocks[-1].is_full:
+            return blocks[-1]
+        # Few blocks for the time of searches, small ones at first for their memory.
+        capacity = 3 * sum(block.capacity for block in blocks)
+        capacity = max(_BLOCK_ROWS[0], min(self._block_rows, capacity))
+        rows = np.empty((capacity, self.dimension), self._dtype)
+        block = Block(rows, self._upkeep.basis)
+        self._blocks = (*(each for each in blocks if each.live), block)
+        return block
+
+    def _drop(self, keys: Iterable[bytes]) -> list[bytes]:
+        return [key for key in keys if self.remove(key)]
+
+    def _make_room(self, rows: int) -> list[bytes]:
+        gone = self.shed(self.rows + rows - self.rows_max)
+        self.left_out += len(gone) + max(0, self.rows + rows - self.rows_max)
+        return gone
+
+
+def _ends_s(block: Block) -> float:
+    alive = block.alive[: block.used]
+    return float(block.expires_s[: block.used][alive].mean())

@@ -1,0 +1,209 @@
+"""What keeps an index fast and small: fitting its basis, moving its blocks to it, compacting them.
+
+Each is a piece of work that any thread may run while the index is used, and that the index's own
+thread then settles.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from mge_cache_server.similarity_basis import SAMPLE_ROWS, Basis, fit
+from mge_cache_server.similarity_block import Block, Prefix
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PLAIN_ROWS: Final = 1000
+"""Up to so many rows the plain product is as fast."""
+
+_PLAIN_ROWS_COMPACT = 256  # float16 rows must be widened before they can be multiplied
+_GROWTH = 4
+_WELL_FITTED_ROWS = 4 * SAMPLE_ROWS
+_SEARCHES_TO_JUDGE = 64
+_SURVIVORS_OF_ROWS = 1 / 1000
+_SMALL = 64
+
+
+class Fit:
+    """Fits a basis to a sample of the rows."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks = [(block, block.used) for block in blocks]
+        self.rows = sum(block.live for block in blocks)
+        self.found: Basis | None = None
+
+    def run(self) -> None:
+        """Do it. Rows that were removed may be part of the sample: any basis is right."""
+        total = sum(used for _, used in self._blocks)
+        wanted = min(total, SAMPLE_ROWS)
+        random = np.random.default_rng(total)
+        samples = []
+        for block, used in self._blocks:
+            share = max(1, wanted * used // total)
+            slots = np.sort(random.choice(used, min(used, share), replace=False))
+            samples.append(np.asarray(block.rows.take(slots, axis=0), np.float32))
+        self.found = fit(np.concatenate(samples))
+
+
+class Rebase:
+    """Projects a block's rows on a new basis."""
+
+    def __init__(self, block: Block, basis: Basis) -> None:
+        self.block = block
+        self.used = block.used
+        self._basis = basis
+        self.found: Prefix | None = None
+
+    def run(self) -> None:
+        """Do it."""
+        self.found = self.block.rebased(self._basis, self.used)
+
+
+class Compaction:
+    """Copies the live rows of full blocks into one new block."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self.blocks = tuple(blocks)
+        self.removed: list[bytes] = []
+        """What the index removed since this began."""
+        self.found: Block | None = None
+
+    def run(self) -> None:
+        """Do it."""
+        kept = [(block, np.flatnonzero(block.alive[: block.used])) for block in self.blocks]
+        rows = self.blocks[0].rows
+        capacity = sum(len(slots) for _, slots in kept)
+        basis = self.blocks[0].prefix.basis if self.blocks[0].prefix is not None else None
+        into = Block(np.empty((capacity, rows.shape[1]), rows.dtype), basis)
+        for block, slots in kept:
+            # A row may have been removed since ``alive`` was read.
+            found = [(slot, block.keys[slot]) for slot in slots.tolist()]
+            live = [(slot, key) for slot, key in found if key is not None]
+            if live:
+                chosen = np.array([slot for slot, _ in live])
+                start = into.used
+                into.append([key for _, key in live], block.rows[chosen], block.expires_s[chosen])
+                into.hit[start : into.used] = block.hit[chosen]
+        into.seal()
+        self.found = into
+
+
+Work = Fit | Rebase | Compaction
+
+
+class Upkeep:
+    """Knows what is due. Belongs to the index's thread; ``searched`` may be called by any."""
+
+    def __init__(self, *, compact: bool) -> None:
+        self.basis: Basis | None = None
+        self._plain_rows = _PLAIN_ROWS_COMPACT if compact else PLAIN_ROWS
+        self._fitted_rows = 0
+        self._added = 0
+        self._searches = 0
+        self._survivors = 0
+        self.survivors_mean = 0.0
+        self._under_way: Work | None = None
+
+    def added(self, rows: int) -> None:
+        """Take note of new rows."""
+        self._added += rows
+
+    def removed(self, key: bytes) -> None:
+        """Take note of a removal: a compaction that is under way may be copying the row."""
+        if isinstance(self._under_way, Compaction):
+            self._under_way.removed.append(key)
+
+    def searched(self, survivors: int) -> None:
+        """Take note of how many rows a search had to compute. A lost update does no harm."""
+        self._searches += 1
+        self._survivors += survivors
+        self.survivors_mean += (survivors - self.survivors_mean) / _SEARCHES_TO_JUDGE
+
+    def due(self, blocks: Sequence[Block], block_rows: int) -> Work | None:
+        """Return what is to be done next, if nothing is under way."""
+        if self._under_way is None:
+            self._under_way = (
+                self._fit(blocks) or self._rebase(blocks) or _compaction(blocks, block_rows)
+            )
+            return self._under_way
+        return None
+
+    def settle(self, work: Work, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+        """Take over what was found; return the index's blocks from now on."""
+        if work is not self._under_way:
+            raise ValueError("this work is not under way")
+        self._under_way = None
+        if isinstance(work, Fit):
+            if work.found is not None:
+                self.basis, self._fitted_rows, self._added = work.found, work.rows, 0
+        elif isinstance(work, Rebase):
+            if work.found is not None:
+                work.block.adopt(work.found, work.used)
+        elif work.found is not None:
+            return _replaced(blocks, work, work.found)
+        return blocks
+
+    def _fit(self, blocks: Sequence[Block]) -> Fit | None:
+        rows = sum(block.live for block in blocks)
+        if rows <= self._plain_rows:
+            return None
+        grown = self._fitted_rows < _WELL_FITTED_ROWS and rows >= _GROWTH * self._fitted_rows
+        if not grown and not self._is_slow(rows):
+            return None
+        return Fit(blocks)
+
+    def _is_slow(self, rows: int) -> bool:
+        """Whether searches left many rows to compute, and new rows may be why."""
+        if self._searches < _SEARCHES_TO_JUDGE:
+            return False
+        survivors = self._survivors / self._searches
+        self._searches = self._survivors = 0
+        return survivors > rows * _SURVIVORS_OF_ROWS and self._added > rows / _GROWTH
+
+    def _rebase(self, blocks: Sequence[Block]) -> Rebase | None:
+        if self.basis is not None:
+            for block in blocks:
+                if block.prefix is None or block.prefix.basis is not self.basis:
+                    return Rebase(block, self.basis)
+        return None
+
+
+def _compaction(blocks: Sequence[Block], block_rows: int) -> Compaction | None:
+    """Return a compaction if a quarter of some block is dead; small blocks join in."""
+    wasteful = [block for block in blocks if _is_wasteful(block)]
+    if not wasteful:
+        return None
+    chosen = wasteful[:1]
+    chosen[0].seal()
+    live = chosen[0].live
+    for block in blocks:
+        if (
+            block is not chosen[0]
+            and block.is_full
+            and (block in wasteful or block.live <= block_rows // 2)
+            and live + block.live <= block_rows
+        ):
+            chosen.append(block)
+            live += block.live
+    return Compaction(chosen)
+
+
+def _is_wasteful(block: Block) -> bool:
+    dead = block.used - block.live
+    return (dead >= _SMALL and dead * _GROWTH >= block.used) or (block.is_full and not block.live)
+
+
+def _replaced(blocks: tuple[Block, ...], work: Compaction, into: Block) -> tuple[Block, ...]:
+    for key in work.removed:
+        into.remove(key)
+    before = [block for block in blocks if block in work.blocks]
+    after: list[Block] = []
+    for block in blocks:
+        if before and block is before[0] and into.live:
+            after.append(into)
+        if block not in before:
+            after.append(block)
+    return tuple(after)
