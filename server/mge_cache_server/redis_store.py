@@ -130,7 +130,7 @@ class RedisStore:
         }
         return EpochTable(int(clock), epochs)
 
-    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
+    async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
         """See ``Store.advance``."""
         names = (self._names.epochs(namespace),)
         channel = self._names.feed_channel
@@ -141,6 +141,7 @@ class RedisStore:
             self._retention_ms,
             channel,
             namespace,
+            after,
             *tags,
         )
         return Invalidated(namespace, int(previous), int(tick), tuple(tags))
@@ -210,6 +211,10 @@ class RedisStore:
 
     async def _failure(self, exc: Exception) -> StoreError:
         why = reason(exc)
+        if why == "WRONGTYPE":
+            # Somebody else's value is at this key: no reason to leave the others alone.
+            self._breaker.succeeded()
+            return StoreUnavailableError(why)
         if not refuses_writes(exc):
             self._breaker.failed(why)
             return StoreUnavailableError(why)

@@ -115,8 +115,11 @@ class Store(Protocol):
         counts as an invalidation of the whole namespace.
         """
 
-    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
-        """Move the clock and set the epoch of each tag to it: one write, reported on the feed."""
+    async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
+        """Move the clock and set the epoch of each tag to it: one write, reported on the feed.
+
+        The new tick is later than the clock, and later than ``after``.
+        """
 
     def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """Connect and report changes until the connection is lost (then it raises StoreError)."""

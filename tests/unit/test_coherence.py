@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+NEVER = 2**60
+"""Later than everything."""
+
 
 class Coherence(TwoSidecars):
     """Every rule starts something and lets everything run until it waits for the next rule."""
@@ -187,7 +190,8 @@ class Coherence(TwoSidecars):
     ) -> None:
         begun = self.model.tick() if granted is None else granted.begun
         lease = None if granted is None else granted.lease
-        dated = granted is None or granted.dated
+        # Where the store cannot be asked, the last tick that is known dates the answer.
+        dated = (granted is None or granted.dated) and not self.stores[cache].down
         self.answers += 1
         body = b"%d" % self.answers
         every_tag = tags | {MODEL_TAG, keys.key_tag(key.digest)}
@@ -196,11 +200,16 @@ class Coherence(TwoSidecars):
         async def store() -> SetOutcome:
             # Its time begins when the store takes it, which may be held up.
             fill = Fill(key, every_tag, begun, float("inf"))
+            if granted is None and not at_once:
+                # Without a lease it counts as begun at some moment of a call that is held up.
+                fill.begun = NEVER
             self.model.fills[body] = fill
             outcome = await self.caches[cache].set(
                 key, body, tags=tuple(sorted(every_tag)), ttl_s=ttl_s, lease=lease
             )
             fill.expires_s = self.loop.time() + ttl_s
+            if fill.begun == NEVER:
+                fill.begun = self.model.tick()
             fill.refused = outcome.status is SetStatus.OVERTAKEN and at_once
             if outcome.status is SetStatus.STORED and at_once and dated:
                 self.model.records[key] = body
