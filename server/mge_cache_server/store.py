@@ -93,7 +93,7 @@ class Store(Protocol):
     async def lookup(
         self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
     ) -> Lookup:
-        """Read a record; if it is missing, take the offered lease.
+        """Read a record; if it is missing, take the offered lease (again, if it has it already).
 
         A record that begins with ``reject`` (its header, if not empty) is dropped and counts as
         missing: the caller has found it to be dead or corrupt. So does a record of no bytes.

@@ -98,6 +98,7 @@ class LookUp:
     begun: int
     had_to_know: list[Invalidation]
     disturbed: bool = False
+    ended_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

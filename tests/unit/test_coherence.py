@@ -60,7 +60,9 @@ class Coherence(TwoSidecars):
 
         def begin() -> None:
             getting = self.caches[cache].get(key, wait_s=1e6 if patient else 0.0, lease_ttl_s=60.0)
-            self.look_ups[self.loop.create_task(getting)] = look_up
+            task = self.loop.create_task(getting)
+            task.add_done_callback(lambda _: self._ended(look_up))
+            self.look_ups[task] = look_up
 
         self._run(begin)
 

@@ -129,8 +129,11 @@ class TwoSidecars(RuleBasedStateMachine):
             del self.look_ups[task]
             self._check(look_up, task.result())
 
+    def _ended(self, look_up: LookUp) -> None:
+        look_up.ended_s = self.loop.time()
+
     def _check(self, look_up: LookUp, outcome: Hit | Miss) -> None:
-        now_s = self.loop.time()
+        now_s = look_up.ended_s
         if isinstance(outcome, Hit):
             self.model.check_hit(look_up, outcome.entry.answer.body, now_s)
             assert not outcome.degraded or look_up.disturbed
