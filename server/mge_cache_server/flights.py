@@ -16,6 +16,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from mge_cache_server.errors import StoreError
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _ASK_AGAIN_S = 1.0
 _EXPIRY_SLACK_S = 0.002
+_LOCAL_LOOK = 4
+_LOCAL_MAX = 100_000
+"""Leases granted while the store is down. Past that, the oldest go: a second caller may compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,8 +294,10 @@ class Flights:
         held = self._local.get(key)
         if held is not None and held[1] > now_s:
             return Held(held[1] - now_s)
-        for stale in [known for known, (_, expires_s) in self._local.items() if expires_s <= now_s]:
-            del self._local[stale]
+        for oldest in list(islice(self._local, _LOCAL_LOOK)):
+            # More leave than come, so the table shrinks to those that hold.
+            if self._local[oldest][1] <= now_s or len(self._local) >= _LOCAL_MAX:
+                del self._local[oldest]
         self._local[key] = (offer.token, now_s + offer.ttl_s)
         return Lease(key, offer.token, self._local_tick(key.namespace), offer.ttl_s)
 

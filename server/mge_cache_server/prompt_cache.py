@@ -74,7 +74,7 @@ class PromptCache:
         self._wall_clock = wall_clock
         self.leases = Leases(store, failed=self._failed)
         self.flights = Flights(
-            self._probe,
+            self._read,
             release=self.leases.release,
             local_tick=lambda namespace: max(epochs.of(namespace).clock, 0),
         )
@@ -127,7 +127,13 @@ class PromptCache:
         if not self._policy.enabled:
             return SetOutcome(SetStatus.DISABLED, 0.0, answer.cost_usd)
         self._namespace(key.namespace)
-        self._count_cost(key.namespace, answer, bought=bought, priced=priced)
+        token = b"" if lease is None else lease.token
+        if self._counts.is_new_payment(token):
+            counts = self._counts.of(key.namespace, LLM_LAYER)
+            counts.spent_usd += answer.cost_usd if bought else 0.0
+            if not priced:
+                counts.unpriced_writes += 1
+                self._counts.unpriced(answer.model)
         ttl_s = self._jittered(ttl_s or self._default_ttl_s(key.namespace))
         status = await self._store_answer(key, answer, tags, ttl_s, lease)
         if status is SetStatus.OVERTAKEN:
@@ -190,9 +196,6 @@ class PromptCache:
         if isinstance(outcome, Hit):
             return outcome
         return Miss(in_progress=isinstance(outcome, Held) and outcome.remaining_s > 0)
-
-    async def _probe(self, key: EntryKey, offer: LeaseOffer) -> Hit | Lease | Held:
-        return await self._read(key, offer)
 
     async def _read(self, key: EntryKey, offer: LeaseOffer | None) -> Hit | Lease | Held:
         reject = b""
@@ -287,14 +290,6 @@ class PromptCache:
             self._failed(key.namespace, "put")
             return False
         return True
-
-    def _count_cost(self, namespace: str, answer: Answer, *, bought: bool, priced: bool) -> None:
-        counts = self._counts.of(namespace, LLM_LAYER)
-        if bought:
-            counts.spent_usd += answer.cost_usd
-        if not priced:
-            counts.unpriced_writes += 1
-            self._counts.unpriced(answer.model)
 
     def _default_ttl_s(self, namespace: str) -> float:
         return self._policy.namespace_ttl_s.get(namespace, self._policy.ttl_s)

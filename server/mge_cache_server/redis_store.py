@@ -148,14 +148,12 @@ class RedisStore:
 
     async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """See ``Store.feed``. Silence for ``feed_timeout`` counts as a lost connection."""
-        started_s = time.perf_counter()
         try:
             async for event in read_feed(
                 self._client, self._names.feed_channel, self._feed_timeout_s
             ):
                 yield event
         except (RedisError, OSError, TimeoutError) as exc:
-            self._observe("feed", time.perf_counter() - started_s)
             raise StoreUnavailableError(reason(exc)) from None
 
     async def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:

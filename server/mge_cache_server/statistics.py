@@ -24,8 +24,19 @@ STORE_OPERATIONS: tuple[str, ...] = (
     "release_lease",
     "read_epochs",
     "advance",
-    "feed",
     "probe",
+)
+"""The operations that are timed."""
+
+ERROR_OPERATIONS: tuple[str, ...] = (
+    "lookup",
+    "put",
+    "renew_lease",
+    "release_lease",
+    "read_epochs",
+    "advance",
+    "feed",
+    "decode",
 )
 """The operations whose errors are reported from the start, with 0."""
 
@@ -181,7 +192,7 @@ class Reporter:
             total_writes=counts.writes,
             total_invalidations=counts.invalidations,
             total_errors=sum(counts.errors.values()),
-            errors_by_operation=dict.fromkeys(STORE_OPERATIONS, 0) | counts.errors,
+            errors_by_operation=dict.fromkeys(ERROR_OPERATIONS, 0) | counts.errors,
             spent_usd=counts.spent_usd,
             saved_usd=counts.saved_usd,
             cost_reduction=counts.cost_reduction,

@@ -33,7 +33,6 @@ SERVER_OWNERS = {
     "click": r"__main__|cli|cli\..*",
     "rich": r"cli|cli\..*",
     "uvloop": r"__main__|app|cli|cli\..*",
-    "anthropic": r"upstream",
 }
 CLIENT_MAY = {"mge_cache", "grpc", "google.protobuf"}
 DISTRIBUTIONS = {
