@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _UNPRICED_MODELS_MAX = 32
+_PAYMENTS_MAX = 4096
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Counts:
     def __init__(self) -> None:
         self._by_namespace: dict[str, dict[str, LayerCounts]] = {}
         self._unpriced_models: set[str] = set()
+        self._payments: dict[bytes, None] = {}
 
     def of(self, namespace: str, layer: str) -> LayerCounts:
         """Return the live counts of a layer in a namespace; the caller may add to them."""
@@ -87,6 +89,20 @@ class Counts:
         for layers in chosen:
             result.add(layers[layer])
         return result
+
+    def is_new_payment(self, token: bytes) -> bool:
+        """Whether a lease's answer comes for the first time; without a token, always.
+
+        A client library that repeats a call has not paid twice. The last 4096 are remembered.
+        """
+        if not token:
+            return True
+        if token in self._payments:
+            return False
+        self._payments[token] = None
+        if len(self._payments) > _PAYMENTS_MAX:
+            del self._payments[next(iter(self._payments))]
+        return True
 
     def unpriced(self, model: str) -> None:
         """Remember a model that has no known price; at most 32 of them."""

@@ -150,8 +150,8 @@ class Epochs:
         tags = event.tags if event.previous else (*event.tags, EVERYTHING)
         known.merge([(tag, event.tick) for tag in tags], self._retention_us)
         known.announced = max(known.announced, event.tick)
-        if event.previous <= known.clock:
-            known.clock = event.tick
+        if event.previous <= known.clock or not event.previous:
+            known.clock = event.tick  # a new table (previous 0) has nothing that we do not know
         # Else something happened in between that the feed has not told yet: the clock stays, so
         # that either the feed closes the gap or the next refresh reads it.
 
@@ -180,7 +180,7 @@ class Epochs:
         # knows: everything in the namespace ends here, in the store and in every sidecar.
         _log.warning("store lost invalidations; namespace invalidated")
         self._on_regress(namespace)
-        event = await self._store.advance(namespace, (EVERYTHING,))
+        event = await self._store.advance(namespace, (EVERYTHING,), after=known.clock)
         known.epochs = {EVERYTHING: event.tick}
         known.clock = known.announced = event.tick
         known.generation = 0

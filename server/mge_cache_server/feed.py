@@ -65,12 +65,20 @@ class Feed:
     def start(self) -> None:
         """Connect in the background, again and again if need be."""
         self._task = asyncio.get_running_loop().create_task(self._follow())
+        self._task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """Disconnect."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            # A defect of ours. Without a feed, every read asks the store.
+            self._epochs.lost()
+            _log.error("feed of invalidations has failed", exc_info=failure)
 
     async def _follow(self) -> None:
         while True:

@@ -16,6 +16,7 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Generic, Protocol
 
 from mge_cache_server.errors import StoreError
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 _ASK_AGAIN_S = 1.0
 _EXPIRY_SLACK_S = 0.002
+_LOCAL_LOOK = 4
+_LOCAL_MAX = 100_000
+"""Leases granted while the store is down. Past that, the oldest go: a second caller may compute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,28 @@ class _Flight(Generic[E]):
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     held: bool = False
+    degraded: bool = False
 
     def waiting(self) -> list[_Waiter[E]]:
         """Return the callers that are still there."""
         return [waiter for waiter in self.waiters if not waiter.landing.done()]
+
+    def land(self, outcome: Hit[E]) -> None:
+        """Give all callers the answer."""
+        for waiter in self.waiting():
+            waiter.landing.set_result(outcome)
+
+    def hold(self, *, degraded: bool) -> None:
+        """Take note that somebody computes; callers that do not wait for it are told so."""
+        self.held, self.degraded = True, degraded
+        for waiter in self.waiting():
+            if not waiter.patient:
+                waiter.landing.set_result(Miss(in_progress=True, degraded=degraded))
+
+    def fail(self, failure: BaseException) -> None:
+        """Give all callers a defect of ours."""
+        for waiter in self.waiting():
+            waiter.landing.set_exception(failure)
 
 
 class Flights(Generic[E]):
@@ -87,6 +109,7 @@ class Flights(Generic[E]):
         self._flights: dict[EntryKey, _Flight[E]] = {}
         self._local: dict[EntryKey, tuple[bytes, float]] = {}
         self._closing = False
+        self._all_landed: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
         """Return the number of flights under way."""
@@ -95,13 +118,33 @@ class Flights(Generic[E]):
     async def join(self, key: EntryKey, *, wait_s: float, lease_ttl_s: float) -> Hit[E] | Miss:
         """Return the entry, or a miss with the lease, or (after ``wait_s``) one in progress."""
         flight = self._flights.get(key)
+        pause_s: float | None = None
         if flight is None:
-            flight = self._take_off(key)
-        elif flight.held and wait_s <= 0:
-            return Miss(in_progress=True)
+            flight = self._flights[key] = _Flight()
+            outcome = await self._ask_first(key, flight, lease_ttl_s)
+            if not isinstance(outcome, Held):
+                return outcome
+            pause_s = outcome.remaining_s
+        patient = wait_s > 0 and not self._closing
+        if flight.held and not patient:
+            if pause_s is not None:
+                self._fly_on(key, flight, pause_s)
+            return Miss(in_progress=True, degraded=flight.degraded)
         landing: asyncio.Future[Hit[E] | Miss] = asyncio.get_running_loop().create_future()
-        waiter = _Waiter(landing, wait_s > 0 and not self._closing, lease_ttl_s)
+        waiter = _Waiter(landing, patient, lease_ttl_s)
         flight.waiters.append(waiter)
+        if pause_s is not None:
+            self._fly_on(key, flight, pause_s)
+        try:
+            return await self._wait_to_land(waiter, wait_s)
+        finally:
+            landing.cancel()
+            flight.waiters.remove(waiter)
+            if not flight.waiters:
+                flight.wake.set()
+
+    async def _wait_to_land(self, waiter: _Waiter[E], wait_s: float) -> Hit[E] | Miss:
+        landing = waiter.landing
         try:
             if not waiter.patient:
                 return await landing
@@ -117,11 +160,6 @@ class Flights(Generic[E]):
                 if isinstance(outcome, Miss) and outcome.lease is not None:
                     self._release(outcome.lease)
             raise
-        finally:
-            landing.cancel()
-            flight.waiters.remove(waiter)
-            if not flight.waiters:
-                flight.wake.set()
 
     def fulfil(self, key: EntryKey, hit: Hit[E] | None) -> None:
         """Give an entry that was stored by this sidecar to all who wait for it here.
@@ -132,8 +170,7 @@ class Flights(Generic[E]):
         flight = self._flights.get(key)
         if flight is not None:
             if hit is not None:
-                for waiter in flight.waiting():
-                    waiter.landing.set_result(hit)
+                flight.land(hit)
             flight.wake.set()
 
     def settled(self, key: EntryKey) -> None:
@@ -150,64 +187,101 @@ class Flights(Generic[E]):
         self.settled(lease.key)
 
     async def close(self) -> None:
-        """End all waits; their callers get a miss in progress."""
+        """End all waits; their callers get a miss in progress. Waits for questions under way."""
         self._closing = True
-        tasks = [flight.task for flight in self._flights.values() if flight.task is not None]
         for flight in self._flights.values():
             for waiter in flight.waiting():
                 waiter.landing.set_result(Miss(in_progress=True))
             flight.wake.set()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._flights:
+            self._all_landed = asyncio.get_running_loop().create_future()
+            await self._all_landed
 
-    def _take_off(self, key: EntryKey) -> _Flight[E]:
-        flight: _Flight[E] = _Flight()
-        self._flights[key] = flight
+    def _end(self, key: EntryKey) -> None:
+        del self._flights[key]
+        if self._all_landed is not None and not self._flights and not self._all_landed.done():
+            self._all_landed.set_result(None)
 
+    async def _ask_first(
+        self, key: EntryKey, flight: _Flight[E], lease_ttl_s: float
+    ) -> Hit[E] | Miss | Held:
+        # The flight's first caller asks by itself: most of the time there is a hit, and no task is
+        # needed. If it is cancelled, a task asks the same again for those who have joined.
+        offer = LeaseOffer(secrets.token_bytes(TOKEN_BYTES), lease_ttl_s)
+        try:
+            outcome, degraded = await self._ask(key, offer)
+        except asyncio.CancelledError:
+            self._take_off(key, flight, 0.0, offer)
+            raise
+        except BaseException as exc:
+            self._end(key)
+            flight.fail(exc)
+            raise
+        if isinstance(outcome, Hit):
+            self._end(key)
+            flight.land(outcome)
+            return outcome
+        flight.hold(degraded=degraded)
+        if isinstance(outcome, Held):
+            return outcome
+        self._fly_on(key, flight, offer.ttl_s)
+        if self._closing:
+            # Whoever gets a lease now could not store its answer any more.
+            self._release(outcome)
+            return Miss(in_progress=True)
+        return Miss(lease=outcome, degraded=degraded)
+
+    def _fly_on(self, key: EntryKey, flight: _Flight[E], pause_s: float) -> None:
+        """Let a task look after those who have joined; if nobody has, the flight is over."""
+        if flight.waiting():
+            self._take_off(key, flight, pause_s)
+        else:
+            self._end(key)
+
+    def _take_off(
+        self, key: EntryKey, flight: _Flight[E], pause_s: float, offer: LeaseOffer | None = None
+    ) -> None:
         def failed(task: asyncio.Task[None]) -> None:
             failure = asyncio.CancelledError() if task.cancelled() else task.exception()
             if failure is not None:
-                for waiter in flight.waiting():
-                    waiter.landing.set_exception(failure)
+                flight.fail(failure)
 
-        flight.task = asyncio.get_running_loop().create_task(self._fly(key, flight))
+        task = self._fly(key, flight, pause_s, offer)
+        flight.task = asyncio.get_running_loop().create_task(task)
         flight.task.add_done_callback(failed)
-        return flight
 
-    async def _fly(self, key: EntryKey, flight: _Flight[E]) -> None:
+    async def _fly(
+        self, key: EntryKey, flight: _Flight[E], pause_s: float, offer: LeaseOffer | None
+    ) -> None:
         try:
-            await self._serve(key, flight)
+            while True:
+                if pause_s > 0:
+                    await _wait(flight.wake, min(pause_s + _EXPIRY_SLACK_S, _ASK_AGAIN_S))
+                waiting = flight.waiting()
+                if not waiting and offer is None:
+                    return
+                flight.wake.clear()
+                offer = offer or LeaseOffer(
+                    secrets.token_bytes(TOKEN_BYTES), waiting[0].lease_ttl_s
+                )
+                outcome, degraded = await self._ask(key, offer)
+                if isinstance(outcome, Hit):
+                    flight.land(replace(outcome, source=HitSource.FLIGHT))
+                    return
+                if isinstance(outcome, Lease):
+                    self._hand_over(outcome, flight, degraded=degraded)
+                    outcome = Held(offer.ttl_s)
+                flight.hold(degraded=degraded)
+                pause_s, offer = max(outcome.remaining_s, _EXPIRY_SLACK_S), None
         finally:
             # Without an await since the last look at the waiters: nobody can have joined since.
-            del self._flights[key]
+            self._end(key)
 
-    async def _serve(self, key: EntryKey, flight: _Flight[E]) -> None:
-        while waiting := flight.waiting():
-            flight.wake.clear()
-            offer = LeaseOffer(secrets.token_bytes(TOKEN_BYTES), waiting[0].lease_ttl_s)
-            degraded = False
-            outcome: Hit[E] | Lease | Held
-            try:
-                outcome = await self._probe(key, offer)
-            except StoreError:
-                degraded = True
-                outcome = self._grant_locally(key, offer)
-            if isinstance(outcome, Hit):
-                if flight.held:
-                    outcome = replace(outcome, source=HitSource.FLIGHT)
-                for waiter in flight.waiting():
-                    waiter.landing.set_result(outcome)
-                return
-            if isinstance(outcome, Lease):
-                self._hand_over(outcome, flight, degraded=degraded)
-                outcome = Held(offer.ttl_s)
-            flight.held = True
-            for waiter in flight.waiting():
-                if not waiter.patient:
-                    waiter.landing.set_result(Miss(in_progress=True, degraded=degraded))
-            if not flight.waiting():
-                return
-            await _wait(flight.wake, min(outcome.remaining_s + _EXPIRY_SLACK_S, _ASK_AGAIN_S))
+    async def _ask(self, key: EntryKey, offer: LeaseOffer) -> tuple[Hit[E] | Lease | Held, bool]:
+        try:
+            return await self._probe(key, offer), False
+        except StoreError:
+            return self._grant_locally(key, offer), True
 
     def _hand_over(self, lease: Lease, flight: _Flight[E], *, degraded: bool) -> None:
         for waiter in flight.waiting():
@@ -220,8 +294,10 @@ class Flights(Generic[E]):
         held = self._local.get(key)
         if held is not None and held[1] > now_s:
             return Held(held[1] - now_s)
-        for stale in [known for known, (_, expires_s) in self._local.items() if expires_s <= now_s]:
-            del self._local[stale]
+        for oldest in list(islice(self._local, _LOCAL_LOOK)):
+            # More leave than come, so the table shrinks to those that hold.
+            if self._local[oldest][1] <= now_s or len(self._local) >= _LOCAL_MAX:
+                del self._local[oldest]
         self._local[key] = (offer.token, now_s + offer.ttl_s)
         return Lease(key, offer.token, self._local_tick(key.namespace), offer.ttl_s)
 

@@ -40,18 +40,22 @@ RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 
+class Unreadable:
+    """Stands for a request whose bytes are no message."""
+
+
 def unary(
     method: str,
     handler: Callable[[RequestT], Awaitable[ResponseT]],
     observe: Callable[[str, str, float], None],
-) -> Callable[[RequestT, Context], Awaitable[ResponseT]]:
+) -> Callable[[RequestT | Unreadable, Context], Awaitable[ResponseT]]:
     """Wrap a unary handler; ``observe(method, code, seconds)`` is called at its end."""
 
-    async def handle(request: RequestT, context: Context) -> ResponseT:
+    async def handle(request: RequestT | Unreadable, context: Context) -> ResponseT:
         started_s = time.perf_counter()
         code = "OK"
         try:
-            return await handler(request)
+            return await handler(_readable(request))
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -68,14 +72,14 @@ def streaming(
     method: str,
     handler: Callable[[RequestT], AsyncGenerator[ResponseT, None]],
     observe: Callable[[str, str, float], None],
-) -> Callable[[RequestT, Context], AsyncIterator[ResponseT]]:
+) -> Callable[[RequestT | Unreadable, Context], AsyncIterator[ResponseT]]:
     """Wrap a handler with one request and a stream of responses."""
 
-    async def handle(request: RequestT, context: Context) -> AsyncIterator[ResponseT]:
+    async def handle(request: RequestT | Unreadable, context: Context) -> AsyncIterator[ResponseT]:
         started_s = time.perf_counter()
         code = "OK"
         try:
-            async with aclosing(handler(request)) as responses:
+            async with aclosing(handler(_readable(request))) as responses:
                 async for response in responses:
                     yield response
         except (asyncio.CancelledError, GeneratorExit):
@@ -88,6 +92,12 @@ def streaming(
             observe(method, code, time.perf_counter() - started_s)
 
     return handle
+
+
+def _readable(request: RequestT | Unreadable) -> RequestT:
+    if isinstance(request, Unreadable):
+        raise InvalidRequestError("request", "is not a message of the contract")
+    return request
 
 
 def _status(exc: Exception) -> grpc.StatusCode:

@@ -149,11 +149,11 @@ class MemoryStore:
             known.clock, {tag: tick for tag, tick in known.epochs.items() if tick > after}
         )
 
-    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
+    async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
         """See ``Store.advance``."""
         known = self._data.namespaces.get(namespace)
         previous = 0 if known is None else known.clock
-        tick = self._tick(previous)
+        tick = self._tick(max(previous, after))
         if known is None:
             known = self._data.namespaces[namespace] = _Namespace(tick, {EVERYTHING: tick})
         oldest = tick - round(self._retention_s * 1e6)

@@ -72,7 +72,8 @@ class PromptCache(EntryCache[Entry]):
         if not self._policy.enabled:
             return SetOutcome(SetStatus.DISABLED, 0.0, answer.cost_usd)
         self._namespace(key.namespace)
-        self._count_cost(key.namespace, answer, bought=bought, priced=priced)
+        if self._counts.is_new_payment(b"" if lease is None else lease.token):
+            self._count_cost(key.namespace, answer, bought=bought, priced=priced)
         ttl_s = self._ttl_s(key.namespace, ttl_s)
         status, _ = await self._keep(
             key,

@@ -133,7 +133,7 @@ class RedisStore:
         }
         return EpochTable(int(clock), epochs)
 
-    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
+    async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
         """See ``Store.advance``."""
         names = (self._names.epochs(namespace),)
         channel = self._names.feed_channel
@@ -144,6 +144,7 @@ class RedisStore:
             self._retention_ms,
             channel,
             namespace,
+            after,
             *tags,
         )
         return Invalidated(namespace, int(previous), int(tick), tuple(tags))
@@ -180,14 +181,12 @@ class RedisStore:
 
     async def feed(self) -> AsyncGenerator[FeedEvent, None]:
         """See ``Store.feed``. Silence for ``feed_timeout`` counts as a lost connection."""
-        started_s = time.perf_counter()
         try:
             async for event in read_feed(
                 self._client, self._names.feed_channel, self._feed_timeout_s
             ):
                 yield event
         except (RedisError, OSError, TimeoutError) as exc:
-            self._observe("feed", time.perf_counter() - started_s)
             raise StoreUnavailableError(reason(exc)) from None
 
     async def scan(self, namespace: str) -> AsyncIterator[tuple[bytes, bytes, float]]:
@@ -243,6 +242,10 @@ class RedisStore:
 
     async def _failure(self, exc: Exception) -> StoreError:
         why = reason(exc)
+        if why == "WRONGTYPE":
+            # Somebody else's value is at this key: no reason to leave the others alone.
+            self._breaker.succeeded()
+            return StoreUnavailableError(why)
         if not refuses_writes(exc):
             self._breaker.failed(why)
             return StoreUnavailableError(why)

@@ -106,10 +106,10 @@ else
   clock = string.format('%.0f', time[1] * 1000000 + time[2])
   redis.call('ZADD', KEYS[1], clock, '!', clock, '*')
 end
--- Whoever fills an entry reads the clock first, so the table outlives the entry. A read-only
--- replica cannot do this; its primary does.
-if redis.call('PTTL', KEYS[1]) < ARGV[2] / 2 then
-  redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+-- Whoever fills an entry reads the clock first: the table then lasts for as long as epochs are
+-- kept, so it outlives the entry. A read-only replica cannot do this; its primary does.
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  redis.pcall('PEXPIRE', KEYS[1], 2 * ARGV[2])
 end
 local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. ARGV[1], '+inf', 'WITHSCORES')
 for i = 2, #later, 2 do
@@ -119,14 +119,13 @@ return {clock, later}
 """)
 
 ADVANCE = Script("""
--- KEYS: epochs. ARGV: retention in ms, channel, namespace, tags. Returns {clock before, tick}.
+-- KEYS: epochs. ARGV: retention in ms, channel, namespace, a tick to be passed, tags.
+-- Returns {clock before, tick}.
 local time = redis.call('TIME')
 local tick = time[1] * 1000000 + time[2]
 local oldest = string.format('(%.0f', tick - ARGV[1] * 1000)
 local clock = redis.call('ZSCORE', KEYS[1], '!')
-if clock and tonumber(clock) >= tick then
-  tick = tonumber(clock) + 1
-end
+tick = math.max(tick, tonumber(clock or 0) + 1, tonumber(ARGV[4]) + 1)
 local previous = string.format('%.0f', tonumber(clock or 0))
 local score = string.format('%.0f', tick)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', oldest)
@@ -135,11 +134,11 @@ if not clock then
   redis.call('ZADD', KEYS[1], score, '*')
 end
 local message = 'I ' .. previous .. ' ' .. score .. ' ' .. ARGV[3]
-for i = 4, #ARGV do
+for i = 5, #ARGV do
   redis.call('ZADD', KEYS[1], score, ARGV[i])
   message = message .. '\\n' .. ARGV[i]
 end
-redis.call('PEXPIRE', KEYS[1], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], 2 * ARGV[1])
 redis.call('PUBLISH', ARGV[2], message)
 return {previous, score}
 """)

@@ -121,7 +121,7 @@ class Store(Protocol):
     async def lookup(
         self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
     ) -> Lookup:
-        """Read a record; if it is missing, take the offered lease.
+        """Read a record; if it is missing, take the offered lease (again, if it has it already).
 
         A record that begins with ``reject`` (its header, if not empty) is dropped and counts as
         missing: the caller has found it to be dead or corrupt. So does a record of no bytes.
@@ -143,8 +143,11 @@ class Store(Protocol):
         counts as an invalidation of the whole namespace.
         """
 
-    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
-        """Move the clock and set the epoch of each tag to it: one write, reported on the feed."""
+    async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
+        """Move the clock and set the epoch of each tag to it: one write, reported on the feed.
+
+        The new tick is later than the clock, and later than ``after``.
+        """
 
     async def put_row(self, partition: EntryKey, row: Row) -> None:
         """Put a row into a partition for its remaining time, or replace it; report it on the feed.

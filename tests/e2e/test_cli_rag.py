@@ -6,7 +6,7 @@ import json
 import struct
 from typing import TYPE_CHECKING
 
-from tests.e2e.test_cli import PATIENT, command
+from tests.e2e.commands import PATIENT, command
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,6 +11,7 @@ import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 import redis
 from redis.backoff import NoBackoff
@@ -170,6 +171,18 @@ async def test_wrong_password_in_the_url(launch: Launch, own_server: OwnServer) 
     caller = Caller(sidecar)
     await during(caller, cached=False)
     await faults.check_no_secrets(sidecar, server)
+
+
+async def test_debug_logs_hold_no_secrets_either(launch: Launch, own_server: OwnServer) -> None:
+    server = own_server(password=faults.PASSWORD_MARK)
+    sidecar = await launch(server.url, http=True, options=("--log-level", "debug"))
+    caller = await before(sidecar)
+    server.kill()
+    await during(caller)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await caller.set("x", tags=["\0"])
+    assert '"level": "debug"' in sidecar.stderr()
+    await faults.check_no_secrets(sidecar)
 
 
 async def test_line_goes_dead(launch: Launch, own_server: OwnServer, record: Record) -> None:

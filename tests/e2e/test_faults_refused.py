@@ -156,7 +156,17 @@ async def test_cannot_persist(launch: Launch, own_server: OwnServer) -> None:
     )
 
 
-async def test_user_without_the_right_to_run_scripts(launch: Launch, own_server: OwnServer) -> None:
+@pytest.mark.parametrize(
+    ("breaks", "mends"),
+    [
+        ("ACL SETUSER weak -evalsha -eval", "ACL SETUSER weak +evalsha +eval"),
+        ("CLIENT PAUSE 600000 WRITE", "CLIENT UNPAUSE"),
+    ],
+    ids=["not allowed", "held up"],
+)
+async def test_scripts_do_not_run_while_ping_is_answered(
+    launch: Launch, own_server: OwnServer, breaks: str, mends: str
+) -> None:
     server = own_server()
     rights = ("~*", "&*", "+@all")
     server.execute("ACL", "SETUSER", "weak", "on", f">{faults.PASSWORD_MARK}", *rights)
@@ -165,21 +175,22 @@ async def test_user_without_the_right_to_run_scripts(launch: Launch, own_server:
     caller = Caller(sidecar)
     await faults.until_connected(sidecar)
     assert (await caller.set("cached")).status == pb.SET_STATUS_STORED
-    server.execute("ACL", "SETUSER", "weak", "-evalsha", "-eval")
+    server.execute(*breaks.split())
     log = ["store unavailable", "store available again"]
     for number in range(CALLS):
         assert (await caller.get_new()).miss.degraded
         assert (await caller.set(f"kept {number}")).status == pb.SET_STATUS_KEPT_LOCALLY
         assert await caller.invalidate_code() is grpc.StatusCode.UNAVAILABLE
-    probes = "mge_cache_store_operation_seconds_count"
+    caller.check_times()
 
     async def probed() -> bool:
-        return (await faults.scrape(sidecar)).of(probes, operation="probe") >= 3
+        figures = await faults.scrape(sidecar)
+        return figures.of("mge_cache_store_operation_seconds_count", operation="probe") >= 3
 
     await eventually(probed)
     assert (await caller.get_new()).miss.degraded
     assert faults.events(sidecar) == log[:1]
-    server.execute("ACL", "SETUSER", "weak", "+evalsha", "+eval")
+    server.execute(*mends.split())
     await faults.until_connected(sidecar, within_s=faults.RECOVERY_S)
     assert faults.events(sidecar) == log
     assert (await caller.set("cached")).status == pb.SET_STATUS_STORED

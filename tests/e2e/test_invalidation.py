@@ -246,7 +246,7 @@ async def test_no_memory_outlives_the_store_and_hits_do_not_extend(
     ttl_s = stored.ttl.ToNanoseconds() / 1e9
     assert 1.2 * 0.95 <= ttl_s <= 1.2 * 1.05
     hits = [0, 0]
-    while (asked_s := time.monotonic()) < before_s + ttl_s + 0.2:
+    while (asked_s := time.monotonic()) < after_s + ttl_s + 0.2:
         for number, sidecar in enumerate(pair):
             response = await peek(sidecar, key)
             if kind_of(response) == "hit":

@@ -133,7 +133,8 @@ async def test_bytes_that_are_no_message_are_refused_and_not_logged(
         )
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await raw(b"\x0a\xff\xffqxPROMPTxq")
-    assert refused.value.code() is grpc.StatusCode.UNKNOWN
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert refused.value.details() == "request: is not a message of the contract"
     assert "qxPROMPTxq" not in caplog.text
     assert await refusal(stub, put()) == ("OK", "")
 

@@ -60,6 +60,13 @@ async def test_an_advance_says_what_it_did(store: Store, other: Store) -> None:
     )
 
 
+async def test_an_advance_passes_a_given_tick(store: Store, other: Store) -> None:
+    clock = (await store.read_epochs("ns", -1)).clock
+    after = clock + 60_000_000
+    assert (await store.advance("ns", [EVERYTHING], after=after)).tick == after + 1
+    assert (await other.advance("ns", ["tag:a"])).tick == after + 2
+
+
 async def test_read_epochs_gives_only_what_is_later(store: Store) -> None:
     clock = (await store.read_epochs("ns", -1)).clock
     first = await store.advance("ns", ["tag:a"])

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 NAMESPACES = ("ns", "ns2")
-KEYS = tuple(entry_key(number, space) for space in NAMESPACES for number in (1, 2))
-TAGS = (keys.masterplan_tag("p"), keys.user_tag("a"), keys.user_tag("b"))
+KEYS = (entry_key(1, "ns"), entry_key(2, "ns"), entry_key(1, "ns2"))
+TAGS = (keys.masterplan_tag("p"), keys.user_tag("a"))
 MODEL_TAG = keys.model_tag("m")
 
 sidecars = st.integers(0, 1)
@@ -62,16 +62,28 @@ class Fill:
 
 @dataclass(slots=True)
 class Invalidation:
-    """Complete from ``seq`` on; ``known`` to some sidecars."""
+    """Takes effect between ``begun`` and ``over``; ``known`` to some sidecars.
+
+    ``complete``: its caller was told that it is done. A call that failed may have had its effect.
+    """
 
     namespace: str
     tag: str
-    seq: int
+    begun: int
     known: set[int]
+    over: float = float("inf")
+    complete: bool = False
 
     def ends(self, fill: Fill) -> bool:
-        """Whether it makes a fill invalid."""
-        if self.namespace != fill.key.namespace or fill.begun >= self.seq:
+        """Whether it surely makes a fill invalid."""
+        return self.complete and self._names(fill) and fill.begun < self.begun
+
+    def may_end(self, fill: Fill) -> bool:
+        """Whether it possibly makes a fill invalid."""
+        return self._names(fill) and fill.begun < self.over
+
+    def _names(self, fill: Fill) -> bool:
+        if self.namespace != fill.key.namespace:
             return False
         return self.tag == EVERYTHING or self.tag in fill.tags
 
@@ -86,6 +98,7 @@ class LookUp:
     begun: int
     had_to_know: list[Invalidation]
     disturbed: bool = False
+    ended_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +120,8 @@ class Model:
 
     seq: int = 0
     fills: dict[bytes, Fill] = field(default_factory=dict)
-    invalidations: dict[int, Invalidation] = field(default_factory=dict)
+    invalidations: list[Invalidation] = field(default_factory=list)
+    by_tick: dict[int, Invalidation] = field(default_factory=dict)
     records: dict[EntryKey, bytes] = field(default_factory=dict)
 
     def tick(self) -> int:
@@ -122,8 +136,8 @@ class Model:
         begun = min([self.tick(), *(each.begun for each in overlapping)])
         had_to_know = [
             each
-            for each in self.invalidations.values()
-            if each.seq < begun and (cache in each.known or asks)
+            for each in self.invalidations
+            if each.over < begun and (cache in each.known or asks)
         ]
         for each in overlapping:
             had_to_know = [one for one in had_to_know if one in each.had_to_know]
@@ -143,5 +157,5 @@ class Model:
         body = self.records.get(key)
         if body is None or self.fills[body].expires_s <= now_s:
             return None
-        ended = any(each.ends(self.fills[body]) for each in self.invalidations.values())
+        ended = any(each.may_end(self.fills[body]) for each in self.invalidations)
         return None if ended else body

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mge_cache_server.counts import Counts, LayerCounts
 from mge_cache_server.model import LAYERS
-from mge_cache_server.statistics import STORE_OPERATIONS, RagIndexStatistics, Reporter
+from mge_cache_server.statistics import ERROR_OPERATIONS, RagIndexStatistics, Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -44,7 +44,7 @@ def layer_counts() -> st.SearchStrategy[LayerCounts]:
         misses=numbers,
         writes=numbers,
         invalidations=numbers,
-        errors=st.dictionaries(st.sampled_from((*STORE_OPERATIONS, "decode")), st.integers(1, 999)),
+        errors=st.dictionaries(st.sampled_from(ERROR_OPERATIONS), st.integers(1, 999)),
         spent_usd=amounts,
         saved_usd=amounts,
         saved_s=amounts,

@@ -126,9 +126,10 @@ class StageStore:
         await self._there("read_epochs")
         return await self._back("read_epochs", await self.data.read_epochs(namespace, after))
 
-    async def advance(self, namespace: str, tags: Sequence[str]) -> Invalidated:
+    async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
         await self._there("advance")
-        return await self._back("advance", await self.data.advance(namespace, tags))
+        done = await self.data.advance(namespace, tags, after=after)
+        return await self._back("advance", done)
 
     async def put_row(self, partition: EntryKey, row: Row) -> None:
         await self._there("put_row")

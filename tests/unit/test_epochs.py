@@ -160,6 +160,7 @@ async def test_an_invalidation_makes_its_namespace_known() -> None:
     tick = await watch.epochs.advance("new", "tag:a")
     known = watch.epochs.of("new")
     assert known.epochs == {"tag:a": tick, EVERYTHING: tick}
+    assert known.clock == tick  # the table is new: there is nothing else to know
     assert not watch.epochs.is_current(known)
 
 

@@ -204,3 +204,12 @@ async def test_a_feed_that_was_never_started_can_be_stopped() -> None:
     desk = Desk()
     await desk.feed.stop()
     assert desk.store.connections == 0
+
+
+@virtual_time
+async def test_a_defect_ends_the_feed_audibly(caplog: pytest.LogCaptureFixture) -> None:
+    async with following() as desk:
+        await desk.say(Subscribed())
+        await desk.say(RuntimeError("a defect"))
+        assert not desk.epochs.live
+    assert [record.message for record in caplog.records] == ["feed of invalidations has failed"]

@@ -16,7 +16,10 @@ from tests.unit.virtual_time import now, virtual_time
 @virtual_time
 async def test_one_of_many_callers_leads_and_the_others_get_its_answer() -> None:
     tower = Tower()
+    tower.runway.clear()
     callers = [tower.join() for _ in range(1000)]
+    await turns()
+    tower.runway.set()
     await turns()
     assert leaders(callers) == [callers[0]]
     assert sum(caller.done() for caller in callers) == 1
@@ -64,7 +67,10 @@ async def test_keys_have_flights_of_their_own() -> None:
 async def test_a_hit_of_the_store_is_for_all_who_asked() -> None:
     tower = Tower()
     tower.hit = STORED
+    tower.runway.clear()
     callers = [tower.join() for _ in range(3)] + [tower.join(wait_s=0.0)]
+    await turns()
+    tower.runway.set()
     assert await asyncio.gather(*callers) == 4 * [STORED]
     assert len(tower.offers) == 1
 
@@ -159,3 +165,46 @@ async def test_a_lease_that_lands_in_the_last_moment_is_not_lost() -> None:
     else:
         assert lease_of(outcome).token == tower.holder
         assert tower.released == []
+
+
+@virtual_time
+async def test_a_first_caller_that_is_cancelled_leaves_its_question_to_the_others() -> None:
+    tower = Tower()
+    tower.runway.clear()
+    first, second = tower.join(), tower.join()
+    await turns()
+    await cancel(first)
+    tower.runway.set()
+    outcome = await second
+    assert isinstance(outcome, Miss)
+    assert outcome.lease is not None
+    # The same offer again: if the first question has taken the lease, it is this one's.
+    assert tower.offers[0] == tower.offers[1]
+    assert outcome.lease.token == tower.offers[0].token
+
+
+@virtual_time
+async def test_a_first_caller_that_is_cancelled_alone_leaves_no_lease_behind() -> None:
+    tower = Tower()
+    tower.runway.clear()
+    first = tower.join()
+    await turns()
+    await cancel(first)
+    tower.runway.set()
+    await turns()
+    assert [lease.token for lease in tower.released] == [tower.offers[0].token]
+    assert len(tower.flights) == 0
+
+
+@virtual_time
+async def test_an_impatient_first_caller_leaves_those_who_wait_in_the_air() -> None:
+    tower = Tower()
+    tower.hold(5.0)
+    tower.runway.clear()
+    impatient, patient = tower.join(wait_s=0.0), tower.join(wait_s=20.0)
+    await turns()
+    tower.runway.set()
+    assert await impatient == IN_PROGRESS
+    outcome = await patient
+    assert isinstance(outcome, Miss)
+    assert outcome.lease is not None

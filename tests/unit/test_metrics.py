@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from mge_cache_server.counts import Counts
 from mge_cache_server.metrics import Metrics
 from mge_cache_server.model import LLM_LAYER
-from mge_cache_server.statistics import STORE_OPERATIONS
+from mge_cache_server.statistics import ERROR_OPERATIONS, STORE_OPERATIONS
 from tests.unit.figures import (
     CountsByNamespace,
     Parts,
@@ -91,9 +91,10 @@ def test_counts_are_those_of_the_statistics(given_: CountsByNamespace) -> None:
 
 def test_all_counters_are_there_from_the_start() -> None:
     found = samples(Metrics(reporter_of(Counts())).registry)
-    for operation in STORE_OPERATIONS:
+    for operation in ERROR_OPERATIONS:
         labels = {"cache_layer": LLM_LAYER, "operation": operation}
         assert value(found, "v2_cache_errors_total", labels) == 0
+    for operation in STORE_OPERATIONS:
         operations = {"operation": operation}
         assert value(found, "mge_cache_store_operation_seconds_count", operations) == 0
     for method in ("GetPrompt", "SetPrompt", "Invalidate", "Stats"):

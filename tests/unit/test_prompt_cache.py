@@ -199,3 +199,11 @@ async def test_the_number_of_namespaces_is_bounded() -> None:
             await refused
     await pair.cache.get(entry_key(1, "ns2"))
     assert pair.cache.layer("ns3").misses == 0
+
+
+async def test_an_answer_that_is_given_twice_was_paid_once() -> None:
+    pair = Pair()
+    lease = lease_of(await pair.cache.get())
+    for _ in range(2):
+        await pair.cache.set(lease=lease, cost_usd=0.25)
+    assert (pair.cache.layer().spent_usd, pair.cache.layer().writes) == (0.25, 2)

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from mge_cache_server.counts import Counts
 from mge_cache_server.model import LAYERS, LLM_LAYER, SIMILAR_LAYER
-from mge_cache_server.statistics import STORE_OPERATIONS, LayerStatistics
+from mge_cache_server.statistics import ERROR_OPERATIONS, LayerStatistics
 from tests.unit.figures import (
     CountsByNamespace,
     Parts,
@@ -55,7 +55,7 @@ def test_a_namespace_is_reported_as_it_was_counted(given_: CountsByNamespace) ->
                 total_writes=counts.writes,
                 total_invalidations=counts.invalidations,
                 total_errors=sum(counts.errors.values()),
-                errors_by_operation=dict.fromkeys(STORE_OPERATIONS, 0) | counts.errors,
+                errors_by_operation=dict.fromkeys(ERROR_OPERATIONS, 0) | counts.errors,
                 spent_usd=counts.spent_usd,
                 saved_usd=counts.saved_usd,
                 cost_reduction=counts.cost_reduction,
@@ -83,7 +83,7 @@ def test_before_the_first_call_all_is_there_and_zero() -> None:
     assert [layer.cache_layer for layer in report.layers] == list(LAYERS)
     assert report.combined_hit_rate == 0
     for layer in report.layers:
-        assert layer.errors_by_operation == dict.fromkeys(STORE_OPERATIONS, 0)
+        assert layer.errors_by_operation == dict.fromkeys(ERROR_OPERATIONS, 0)
         assert (layer.hit_rate, layer.cost_reduction, layer.total_errors) == (0, 0, 0)
 
 

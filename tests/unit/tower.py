@@ -57,7 +57,7 @@ class Tower:
             raise StoreUnavailableError("down")
         if self.hit is not None:
             return self.hit
-        if self.holder is not None and self.expires_s > now():
+        if self.holder not in (None, offer.token) and self.expires_s > now():
             return Held(self.expires_s - now())
         self.holder, self.expires_s = offer.token, now() + offer.ttl_s
         return Lease(key, offer.token, TICK, offer.ttl_s)

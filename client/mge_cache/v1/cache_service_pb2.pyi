@@ -1235,7 +1235,9 @@ class LayerStats(_message.Message):
     total_errors: _builtins.int
     """Failures of the store, whatever the operation."""
     spent_usd: _builtins.float
-    """Dollars paid for the answers that were stored."""
+    """Dollars paid for the answers that SetPrompt was given, those that were overtaken included. An answer
+    that is given again with the same lease counts once.
+    """
     saved_usd: _builtins.float
     """Dollars that hits saved."""
     cost_reduction: _builtins.float
