@@ -12,6 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha1
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CLOCK_MEMBER = "!"
 
@@ -139,3 +143,10 @@ redis.call('PEXPIRE', KEYS[1], 2 * ARGV[1])
 redis.call('PUBLISH', ARGV[2], message)
 return {previous, score}
 """)
+
+
+def advance_arguments(
+    namespace: str, tags: Sequence[str], *, after: int, retention_ms: int, channel: str
+) -> tuple[str | int, ...]:
+    """List ADVANCE's arguments: the new tick is later than ``after`` (0: than the clock only)."""
+    return (retention_ms, channel, namespace, after, *tags)
