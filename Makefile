@@ -15,8 +15,14 @@ DATA_DIR ?= $(CURDIR)/.mge-cache-data
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# It listens on a unix socket in the data folder too, if that path can be one's (about 100 bytes).
 run: $(READY) ## Start the sidecar on an embedded Valkey (data in .mge-cache-data; Ctrl-C stops it)
-	@MGE_CACHE_DATA_DIR="$${MGE_CACHE_DATA_DIR:-$(DATA_DIR)}" exec $(BIN)/mge-cache serve $(ARGS)
+	@data="$${MGE_CACHE_DATA_DIR:-$(DATA_DIR)}"; socket="$$data/mge.sock"; \
+	case "$$data" in /*) ;; *) socket=;; esac; \
+	if [ "$$(printf %s "$$socket" | wc -c)" -gt 100 ]; then socket=; fi; \
+	if [ -n "$$socket" ]; then mkdir -p -m 700 "$$data"; fi; \
+	MGE_CACHE_DATA_DIR="$$data" MGE_CACHE_UNIX_SOCKET="$${MGE_CACHE_UNIX_SOCKET-$$socket}" \
+		exec $(BIN)/mge-cache serve $(ARGS)
 
 test: $(READY) ## Run all tests
 	@$(PY) -m pytest -n auto --dist worksteal $(ARGS)

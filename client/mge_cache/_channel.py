@@ -11,7 +11,6 @@ DEFAULT_TARGET = "127.0.0.1:50151"
 TARGET_VARIABLE = "MGE_CACHE_TARGET"
 _PORT_MAX = 65535
 SERVICE = "mge_cache.v1.CacheService"
-MESSAGE_MAX_BYTES = 16 * 1024 * 1024
 
 # HoldLease is not here: repeating it needs a decision, not a policy. The back-off is short because
 # a caller waits: three attempts add at most some 20 ms to a call.
@@ -34,8 +33,9 @@ _SERVICE_CONFIG = {
 }
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_send_message_length", MESSAGE_MAX_BYTES),
-    ("grpc.max_receive_message_length", MESSAGE_MAX_BYTES),
+    # Limits are the sidecar's: it names the field that is over one.
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
     # A sidecar that has just come back is found again within a second. The minimum is also how long
     # a connection may take to be made.

@@ -16,6 +16,7 @@ from mge_cache.errors import (
 )
 
 _FIELD_NAMED = re.compile(r"([a-z_][\w.\[\]'-]{0,200}): (.*)", re.DOTALL)
+_MESSAGE_TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 
 _ERRORS: dict[grpc.StatusCode, type[SidecarError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
@@ -31,10 +32,17 @@ _ERRORS: dict[grpc.StatusCode, type[SidecarError]] = {
 def error_of(code: grpc.StatusCode, details: str | None) -> InvalidRequestError | SidecarError:
     """Make the error that stands for a gRPC status.
 
-    The sidecar's text for an invalid request is "field: problem".
+    The sidecar's text for an invalid request is "field: problem". A message beyond what its gRPC
+    takes is an invalid request too, whose field is not known: it was refused unread.
     """
     text = details or ""
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         named = _FIELD_NAMED.fullmatch(text)
         return InvalidRequestError(*named.groups()) if named else InvalidRequestError("", text)
+    too_large = _MESSAGE_TOO_LARGE.search(text)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and too_large:
+        size, limit = map(int, too_large.groups())
+        return InvalidRequestError(
+            "", f"the message ({size:,} bytes) is larger than the sidecar takes ({limit:,} bytes)"
+        )
     return _ERRORS.get(code, InternalError)(f"{code.name}: {text}")

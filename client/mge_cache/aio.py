@@ -75,6 +75,8 @@ class AsyncClient(AsyncRagCalls):
 
         With ``lease``, the first caller that misses is handed one, for ``lease_ttl_s`` (10 ms to 10
         minutes, 0: 60 s) unless it is held; the others wait for its answer for up to ``wait_s``.
+        Without it this is a peek, which the sidecar's statistics count neither as a hit nor as a
+        miss.
         """
         message = _wire.get_request(
             request,

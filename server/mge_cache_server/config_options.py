@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "MGE_CACHE_"
 OTHER_VARIABLES = frozenset({"MGE_CACHE_TARGET", "MGE_CACHE_CONFIG", "MGE_CACHE_REQUIRE_SERVERS"})
-"""Variables with the prefix that are not settings of the sidecar."""
+"""Variables with the prefix that are not settings of the sidecar.
+
+The last one is for the tests: CI sets it for all that it runs, also for the sidecars that the
+benchmark and the demo start with its environment.
+"""
 
 # Kubernetes puts these into every pod of a namespace that has a service called mge-cache-something.
 _SERVICE_LINK = re.compile(

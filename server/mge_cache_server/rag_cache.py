@@ -24,6 +24,7 @@ from mge_cache_server.model import (
     SetOutcome,
     SetStatus,
 )
+from mge_cache_server.rag_embedding import check_embedding, no_direction
 from mge_cache_server.rag_partitions import Partitions
 from mge_cache_server.statistics import RagIndexStatistics
 from mge_cache_server.store import Row
@@ -109,16 +110,22 @@ class RagCache(EntryCache[RagEntry]):
         if not self._policy.enabled:
             counts.misses += 1
             return Miss()
-        vector = await self._unit(asked.embedding)
+        vector: Floats | None = None
+        if self.partitions.is_ready():
+            vector = await self._unit(asked.embedding)
+        else:
+            # The first callers do not wait for the libraries: the same query is found without.
+            check_embedding(asked.embedding)
+        searched = vector is not None and asked.allow_similar
         found: Hit[RagEntry] | Miss | None = await self._same(asked, known)
-        if found is None and asked.allow_similar:
+        if found is None and vector is not None and asked.allow_similar:
             similar = await self._most_similar(asked, vector)
             if similar is not None:
                 return similar
         if found is None:
             found = await self._fly(asked, wait_s, lease_ttl_s)
             counted = isinstance(found, Hit) or not (found.in_progress and asks_again)
-            self._similar_counts(asked).misses += counted and asked.allow_similar
+            self._similar_counts(asked).misses += counted and searched
         if isinstance(found, Miss):
             counts.misses += not (found.in_progress and asks_again)
             return found
@@ -193,8 +200,7 @@ class RagCache(EntryCache[RagEntry]):
         try:
             return unit(embedding)
         except ValueError:
-            problem = "must be finite and not zero"
-            raise InvalidRequestError("identity.embedding", problem) from None
+            raise no_direction() from None
 
     def _as_kept(self, found: Retrieval, vector: Floats, *, exact_search: bool) -> Retrieval:
         from mge_cache_server import rag_vectors  # noqa: PLC0415 - imports numpy

@@ -59,6 +59,7 @@ class Partitions:
         self._partitions: dict[EntryKey, PartitionIndex] = {}  # the one used last is the last
         self._left_out = 0
         self._ready = False
+        self._loading: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Return the number of partitions in memory."""
@@ -78,6 +79,12 @@ class Partitions:
     def left_out(self) -> int:
         """How many rows had to leave, or were not let in, because of the bounds."""
         return self._left_out + sum(each.index.left_out for each in self._partitions.values())
+
+    def is_ready(self) -> bool:
+        """Whether the libraries are there; if not, they are loaded from now on."""
+        if not self._ready and self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self.ready())
+        return self._ready
 
     async def ready(self) -> None:
         """Load the libraries at the first use: a tenth of a second, not on the event loop."""
@@ -134,6 +141,8 @@ class Partitions:
     async def close(self) -> None:
         """End what is under way."""
         tasks = [task for each in self._partitions.values() for task in each.end()]
+        if self._loading is not None:
+            tasks.append(self._loading)
         if tasks:
             await asyncio.wait(tasks)
         for executor in (self._searcher, self._tender):

@@ -136,17 +136,14 @@ class RedisStore:
     async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
         """See ``Store.advance``."""
         names = (self._names.epochs(namespace),)
-        channel = self._names.feed_channel
-        previous, tick = await self._run(
-            "advance",
-            scripts.ADVANCE,
-            names,
-            self._retention_ms,
-            channel,
+        args = scripts.advance_arguments(
             namespace,
-            after,
-            *tags,
+            tags,
+            after=after,
+            retention_ms=self._retention_ms,
+            channel=self._names.feed_channel,
         )
+        previous, tick = await self._run("advance", scripts.ADVANCE, names, *args)
         return Invalidated(namespace, int(previous), int(tick), tuple(tags))
 
     async def put_row(self, partition: EntryKey, row: Row) -> None:

@@ -37,6 +37,8 @@ _OLDEST_VERSION = (7, 0)
 _ROUND_TRIPS = 50
 _CLOCK_OFF_S = 2.0
 _KEPT_MS = 10_000
+# What a script may not do is no NOPERM: Valkey and Redis 8 write it so, then Redis 7.
+_SCRIPT_DENIED = ("ACL failure in script", "The user executing the script can't")
 
 
 async def probe(settings: Settings) -> list[Finding]:
@@ -78,6 +80,12 @@ def _is_refusal(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _mend(error: ResponseError, rights: str) -> str:
+    if isinstance(error, NoPermissionError) or any(text in str(error) for text in _SCRIPT_DENIED):
+        return f"give the user: {rights}"
+    return "this is not about rights: report it, with the version of the server"
 
 
 class _Probe:
@@ -149,7 +157,11 @@ class _Probe:
         names, channel = self._names, self._names.feed_channel
         entry, lease = names.entry(self._key), names.lease(self._key)
         epochs = names.epochs(self._namespace)
+        rows = names.rows(self._key)
         token, kept, quiet = b"doctor", _KEPT_MS, b"doctor"
+        advance = scripts.advance_arguments(
+            self._namespace, ("*",), after=0, retention_ms=kept, channel=channel
+        )
         trials: tuple[tuple[str, scripts.Script, tuple[str, ...], tuple[Any, ...]], ...] = (
             ("lease", scripts.LOOKUP, (entry, lease), (token, kept, b"")),
             ("renew a lease", scripts.RENEW, (lease,), (token, kept)),
@@ -158,7 +170,10 @@ class _Probe:
             ("look up", scripts.LOOKUP, (entry, lease), (b"", 0, b"")),
             ("drop a record", scripts.LOOKUP, (entry, lease), (b"", 0, b"x")),
             ("read epochs", scripts.READ_EPOCHS, (epochs,), (-1, kept)),
-            ("invalidate", scripts.ADVANCE, (epochs,), (kept, channel, self._namespace, "*")),
+            ("invalidate", scripts.ADVANCE, (epochs,), advance),
+            ("store a row", scripts.PUT_ROW, rows, (b"x", b"x", kept, channel, quiet)),
+            ("list rows", scripts.LIST_ROWS, rows, (0, 1)),
+            ("read rows", scripts.READ_ROWS, rows, (b"x",)),
         )
         denied = 0
         for what, script, keys, args in trials:
@@ -186,20 +201,20 @@ class _Probe:
         except ResponseError as error:
             # The text names the command or the key, which is the doctor's own.
             text = f"cannot {what}: {' '.join(str(error).split())[:200]}"
-            return problem("permissions", text, f"give the user: {self._acl()}")
+            return problem("permissions", text, _mend(error, self._acl()))
         return None
 
     def _acl(self) -> str:
         prefix = self._settings.key_prefix
         commands = (
             "+ping +info +scan +eval +evalsha +subscribe +unsubscribe +publish +get +set +pttl "
-            "+del +unlink +setrange +pexpire +zscore +zadd +zrangebyscore +zremrangebyscore +time"
+            "+del +unlink +setrange +pexpire +zscore +zadd +zrangebyscore +zremrangebyscore +time "
+            "+hset +hdel +hmget +zrem +zscan +zmscore"
         )
         return f"~{prefix}:* &{prefix}:feed {commands}"
 
     async def _feed(self) -> Finding:
         channel = self._names.feed_channel
-        mend = f"give the user: &{channel} +subscribe +publish"
         pubsub: Any = self._client.pubsub()
         try:
             async with asyncio.timeout(_PATIENT_S):
@@ -213,7 +228,8 @@ class _Probe:
             mend = "look at proxies between here and Redis: they must pass pub/sub"
             return problem("feed", f"a message on {channel} did not arrive", mend)
         except ResponseError as error:
-            return problem("feed", " ".join(str(error).split())[:200], mend)
+            text = " ".join(str(error).split())[:200]
+            return problem("feed", text, _mend(error, f"&{channel} +subscribe +publish"))
         finally:
             await pubsub.aclose()
 

@@ -15,6 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha1
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CLOCK_MEMBER = "!"
 
@@ -178,3 +182,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local contents = redis.call('HMGET', KEYS[1], unpack(ARGV))
 return {now, contents, redis.call('ZMSCORE', KEYS[2], unpack(ARGV))}
 """)
+
+
+def advance_arguments(
+    namespace: str, tags: Sequence[str], *, after: int, retention_ms: int, channel: str
+) -> tuple[str | int, ...]:
+    """List ADVANCE's arguments: the new tick is later than ``after`` (0: than the clock only)."""
+    return (retention_ms, channel, namespace, after, *tags)

@@ -169,7 +169,7 @@ def cost_usd(request: pb.SetPromptRequest | pb.StoreRAGRequest) -> float | None:
     if not request.HasField("cost_usd"):
         return None
     if not 0 <= request.cost_usd <= COST_MAX_USD:
-        raise InvalidRequestError("cost_usd", f"must be 0 to {COST_MAX_USD:g}")
+        raise InvalidRequestError("cost_usd", f"must be 0 to {COST_MAX_USD:,.0f}")
     return request.cost_usd
 
 

@@ -65,7 +65,8 @@ def show(outcome: Outcome, console: Console) -> None:
         )
     for operation, count in sorted(outcome.stats.errors_by_operation.items()):
         if count:
-            console.print(f"[yellow]Valkey was too slow[/] {count:,} times, in {operation}.")
+            often = "once" if count == 1 else f"{count:,} times"
+            console.print(f"[yellow]Valkey was too slow[/] {often}, in {operation}.")
 
 
 def _saved(outcome: Outcome) -> Table:

@@ -82,6 +82,7 @@ async def test_stats(launch: Launch) -> None:
     assert other["layers"][0]["total_writes"] == 0
     table = await command("stats", target=sidecar)
     assert re.search(r"spent\s+│\s+\$0\.5000", table.out)
+    assert re.search(r" 1 entry, [\d.]+ (Ki)?B of 64 MiB ", table.out)
 
 
 async def test_stats_are_watched_until_the_sidecar_ends(launch: Launch) -> None:

@@ -58,10 +58,11 @@ async def test_nothing_is_wrong_with_a_good_server(
         assert of(findings, what, "ok"), what
 
 
+@pytest.mark.parametrize("kind", ["valkey9", "redis8", "redis7"])
 async def test_a_user_without_rights_is_told_which(
-    own_server: Callable[..., Any], key_prefix: str
+    kind: str, own_server: Callable[..., Any], key_prefix: str
 ) -> None:
-    server = own_server()
+    server = own_server(kind)
     server.execute(
         *("ACL", "SETUSER", "app", "on", ">pw", f"~{key_prefix}:*", f"&{key_prefix}:feed"),
         *("+@connection", "+get", "+set", "+pttl", "+eval", "+evalsha", "+subscribe", "+info"),
@@ -71,7 +72,10 @@ async def test_a_user_without_rights_is_told_which(
     code, findings = await doctor(*FREE, *where, MGE_CACHE_REDIS_PASSWORD="pw")
     assert code == 1
     told = of(findings, "permissions", "problem")
-    assert [text.partition(":")[0] for text in told] == ["cannot read epochs", "cannot invalidate"]
+    assert [text.partition(":")[0] for text in told] == [
+        f"cannot {what}"
+        for what in ("read epochs", "invalidate", "store a row", "list rows", "read rows")
+    ]
     advice = next(each["mend"] for each in findings if each["what"] == "permissions")
     rights = advice.removeprefix("give the user: ").split()
     server.execute("ACL", "SETUSER", "app", *rights)
@@ -95,6 +99,19 @@ async def test_the_rights_that_doctor_advises_are_enough(
     code, findings = await doctor(*FREE, *where, MGE_CACHE_REDIS_PASSWORD="pw")
     assert [each for each in findings if each["verdict"] == "problem"] == []
     assert code == 0
+
+
+async def test_rights_are_not_blamed_for_other_errors(
+    own_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    more = tmp_path / "more.conf"
+    more.write_text('rename-command EVALSHA ""\n')
+    server = own_server(options={"include": str(more)})
+    code, findings = await doctor(*FREE, "--redis-url", server.unix_url)
+    assert code == 1
+    mends = {each["mend"] for each in findings if each["what"] == "permissions"}
+    assert mends
+    assert not [mend for mend in mends if "give the user" in mend]
 
 
 async def test_a_wrong_password(own_server: Callable[..., Any]) -> None:

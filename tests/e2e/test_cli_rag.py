@@ -6,7 +6,8 @@ import json
 import struct
 from typing import TYPE_CHECKING
 
-from tests.e2e.commands import PATIENT, command
+from tests.e2e.commands import command
+from tests.e2e.test_cli_transfer import PATIENT
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -43,6 +45,34 @@ async def test_serve_says_which_address_is_taken(launch: Launch) -> None:
         told = [line for line in taken.err.splitlines() if line.startswith("mge-cache: ")]
         assert told == [f"mge-cache: {flag} {address}: already in use by another process"]
     assert (await command("health", target=sidecar)).code == 0
+
+
+async def test_on_a_terminal_serve_says_only_once_that_it_is_ready() -> None:
+    ours, terminal = pty.openpty()
+    flags = ("--redis-url", "memory://", "--listen", "127.0.0.1:0", "--http-listen", "")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mge_cache_server", "serve", *flags),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=environment(),
+    )
+    os.close(terminal)
+    said = b""
+    try:
+        async with asyncio.timeout(30):
+            while b"Hello" not in said:
+                said += await asyncio.to_thread(os.read, ours, 4096)
+    finally:
+        process.terminate()
+        await process.wait()
+        os.close(ours)
+    assert said.count(b"ready") == 1, said.decode()
+
+
+async def test_serve_logs_that_it_is_ready_where_nobody_sits(launch: Launch) -> None:
+    sidecar = await launch()
+    assert sidecar.stderr().count('"event": "ready"') == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -65,6 +65,15 @@ async def test_export_reaches_the_embedded_store_with_and_without_a_sidecar(
     assert stopped.json["exported"] == 5
 
 
+async def test_export_makes_no_store_where_there_is_none(tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    done = await command("export", str(tmp_path / "x"), "--data-dir", str(missing))
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"mge-cache: {missing}: no such folder")
+    assert "--data-dir" in done.err
+    assert names_in(tmp_path) == []
+
+
 async def test_import_reports_a_cut_file_and_a_store_that_is_down(
     servers: Any, key_prefix: str, tmp_path: Path
 ) -> None:

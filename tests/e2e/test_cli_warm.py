@@ -65,6 +65,20 @@ async def test_warm_names_bad_lines_and_stores_the_others(launch: Launch, tmp_pa
     }
 
 
+async def test_warm_goes_on_after_a_line_that_is_larger_than_a_message_may_be(
+    launch: Launch,
+) -> None:
+    sidecar = await launch()
+    content = lines(1) + lines(2, answer="x" * (30 << 20)) + lines(3, answer="x" * (17 << 20))
+    warmed = await command("warm", "-", stdin=content + lines(4), target=sidecar)
+    assert warmed.code == 1
+    assert warmed.out == "2 stored, 0 already there, 2 bad\n"
+    told = dict(re.findall(r"line (\d+): (.*)", warmed.err))
+    assert sorted(told) == ["2", "3"]
+    assert "larger than the sidecar takes" in told["2"]
+    assert told["3"].startswith("answer: ")
+
+
 async def test_strict_warming_stops_at_a_bad_line(launch: Launch) -> None:
     sidecar = await launch()
     content = lines(1) + b"bad\n" + lines(*range(2, 50))

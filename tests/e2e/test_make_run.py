@@ -7,7 +7,9 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,6 @@ from tests.e2e.sidecars import python_process
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
 MAKE = "import os, sys; os.execvp('make', ['make', *sys.argv[1:]])"
@@ -25,14 +26,24 @@ ARGUMENTS = "--listen 127.0.0.1:0 --http-listen 127.0.0.1:0"
 
 
 @pytest.fixture
-def make_run(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    if not (repository / ".venv" / ".ready").exists():
-        pytest.skip("make has not set .venv up")
+def data() -> Iterator[Path]:
+    """A data folder that does not exist yet."""
+    # Not tmp_path: the path of a unix socket has 100 characters at most.
+    with tempfile.TemporaryDirectory(prefix="mge-") as folder:
+        yield Path(folder) / "data"
+
+
+@pytest.fixture
+def make_run(repository: Path, tmp_path: Path, data: Path) -> Iterator[subprocess.Popen[bytes]]:
+    question = ["make", "--question", "-C", str(repository), ".venv/.ready"]
+    if subprocess.run(question, check=False, capture_output=True).returncode:
+        pytest.skip("make has not set .venv up, or would do so anew")
     process = python_process(
         ["-c", MAKE, "-C", str(repository), "run", f"ARGS={ARGUMENTS}"],
         stdout=tmp_path / "stdout",
         stderr=tmp_path / "stderr",
-        environment={"MGE_CACHE_DATA_DIR": str(tmp_path / "data")},
+        # Only what .venv has, as for a newcomer.
+        environment={"MGE_CACHE_DATA_DIR": str(data), "PYTHONPATH": ""},
     )
     yield process
     if process.poll() is None:
@@ -41,7 +52,7 @@ def make_run(repository: Path, tmp_path: Path) -> Iterator[subprocess.Popen[byte
 
 
 async def test_it_tells_what_to_try_and_ctrl_c_ends_all(
-    make_run: subprocess.Popen[bytes], repository: Path, tmp_path: Path
+    make_run: subprocess.Popen[bytes], repository: Path, tmp_path: Path, data: Path
 ) -> None:
     def line_to_try() -> str:
         said = (tmp_path / "stdout").read_text()
@@ -55,7 +66,11 @@ async def test_it_tells_what_to_try_and_ctrl_c_ends_all(
     )
     said, _ = await tried.communicate()
     assert (tried.returncode, said[-8:]) == (0, b"Hi there"), said.decode()
-    data = tmp_path / "data"
+    announced = (tmp_path / "stdout").read_text()
+    assert re.search(
+        rf"^  gRPC   unix:{data}/mge\.sock, 127\.0\.0\.1:\d+$", announced, re.MULTILINE
+    )
+    assert re.search(r"^  HTTP   http://127\.0\.0\.1:\d+ ", announced, re.MULTILINE)
     if sys.platform == "linux":
         assert len(processes_in(data)) == 1  # the embedded Valkey
     os.killpg(make_run.pid, signal.SIGINT)

@@ -67,15 +67,17 @@ async def sidecar(launch: Launch, redis_url: str, key_prefix: str) -> Sidecar:
     return await launch(redis_url, options=options, tcp=True)
 
 
-async def test_the_python_example(sidecar: Sidecar, tmp_path: Path) -> None:
-    [example] = blocks("python")
-    (tmp_path / "example.py").write_text(example)
+async def test_the_python_examples(sidecar: Sidecar, tmp_path: Path) -> None:
     where = {"MGE_CACHE_TARGET": sidecar.targets[1]}
-    for _ in range(2):
-        assert await run("example.py", cwd=tmp_path, settings=where) == (0, "Paris.\n")
+    examples = dict(zip(blocks("python"), ("Paris.\n", "['faq-17']\n"), strict=True))
+    for example, printed in examples.items():
+        (tmp_path / "example.py").write_text(example)
+        for _ in range(2):
+            assert await run("example.py", cwd=tmp_path, settings=where) == (0, printed)
     stats = await sidecar.stub.Stats(pb.StatsRequest())
-    assert (stats.layers[0].total_misses, stats.layers[0].total_hits) == (1, 1)
-    assert stats.layers[0].saved_usd == stats.layers[0].spent_usd > 0
+    llm, rag = stats.layers[0], stats.layers[1]
+    assert (llm.total_misses, llm.total_hits) == (rag.total_misses, rag.total_hits) == (1, 1)
+    assert llm.saved_usd == llm.spent_usd > 0
 
 
 async def test_each_command(
@@ -83,6 +85,8 @@ async def test_each_command(
 ) -> None:
     line = {"model": "m", "prompt": "Why?", "answer": "Because.", "masterplan": "plan-7"}
     (tmp_path / "answers.jsonl").write_text(json.dumps(line) + "\n")
+    (tmp_path / "query.json").write_text("[0.6, 0.8]")
+    (tmp_path / "found.jsonl").write_text('{"id": "faq-17", "content": "Choose Log in"}\n')
     settings = {
         "MGE_CACHE_TARGET": sidecar.target,
         "MGE_CACHE_REDIS_URL": redis_url,

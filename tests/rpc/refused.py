@@ -136,9 +136,9 @@ OTHERS: dict[str, tuple[Message, str]] = {
     "set: answer too large": (put(answer=b"x" * (8 * MIB + 1)), "answer: at most 8388608 bytes"),
     "set: content type too long": (put(content_type="x" * 257), "content_type: at most 256 bytes"),
     "set: content type with a line feed": (put(content_type="a\nb"), f"content_type: {CONTROL}"),
-    "set: cost negative": (put(cost_usd=-0.01), "cost_usd: must be 0 to 1e+06"),
-    "set: cost NaN": (put(cost_usd=math.nan), "cost_usd: must be 0 to 1e+06"),
-    "set: cost infinite": (put(cost_usd=math.inf), "cost_usd: must be 0 to 1e+06"),
+    "set: cost negative": (put(cost_usd=-0.01), "cost_usd: must be 0 to 1,000,000"),
+    "set: cost NaN": (put(cost_usd=math.nan), "cost_usd: must be 0 to 1,000,000"),
+    "set: cost infinite": (put(cost_usd=math.inf), "cost_usd: must be 0 to 1,000,000"),
     "set: compute time negative": (
         put(compute_time=Duration(nanos=-1)),
         "compute_time: must be 0 s to 604800 s, or unset",

@@ -185,6 +185,51 @@ async def test_set_with_the_lease_after_an_invalidation_is_overtaken(client: Asy
     assert isinstance(await client.get(REQUEST), Miss)
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "told"),
+    [
+        (17 << 20, "answer: at most 8388608 bytes"),
+        (29 << 20, r"the message \(30,\d{3},\d{3} bytes\) is larger than the sidecar takes \(29,"),
+    ],
+)
+async def test_what_is_too_large_is_named_with_its_limit(
+    client: AsyncClient, targets: tuple[str, ...], size_bytes: int, told: str
+) -> None:
+    large = Answer(bytes(size_bytes))
+    with pytest.raises(InvalidRequestError, match=told):
+        await client.set(REQUEST, large)
+
+    def work() -> None:
+        with (
+            Client(targets[1], timeouts=PATIENT) as threaded,
+            pytest.raises(InvalidRequestError, match=told),
+        ):
+            threaded.set(REQUEST, large)
+
+    await asyncio.to_thread(work)
+    assert (await client.set(REQUEST, ANSWER)).status is SetStatus.STORED
+
+
+async def test_an_answer_of_more_than_16_mib_comes_back(tmp_path: Path) -> None:
+    settings = replace(
+        Settings(),
+        redis_url="memory://",
+        unix_socket=f"{tmp_path}/s",
+        listen="",
+        http_listen="",
+        answer_max_bytes=32 << 20,
+        drain_s=1.0,
+    )
+    sidecar = app.build(settings)
+    await sidecar.start()
+    async with AsyncClient(f"unix:{tmp_path}/s", timeouts=PATIENT) as client:
+        await client.set(REQUEST, Answer(bytes(20 << 20)))
+        hit = await client.get(REQUEST)
+    await sidecar.stop()
+    assert isinstance(hit, Hit)
+    assert len(hit.answer.body) == 20 << 20
+
+
 async def test_threads(targets: tuple[str, ...]) -> None:
     def work() -> None:
         with Client(targets[1], timeouts=PATIENT) as client:

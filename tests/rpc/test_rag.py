@@ -287,7 +287,7 @@ async def test_switched_off_it_stores_and_finds_nothing(
 
 
 async def test_what_is_counted(stub: CacheServiceAsyncStub) -> None:
-    await ask(stub)  # a miss of both
+    await ask(stub)  # a miss without a search: the libraries are not there yet
     await store(stub, cost_usd=0.5, compute_time=Duration(seconds=2))
     await ask(stub)  # exact
     await ask(stub, "near", 1.0)  # similar
@@ -297,7 +297,7 @@ async def test_what_is_counted(stub: CacheServiceAsyncStub) -> None:
     layers = {layer.cache_layer: layer for layer in stats.layers}
     exact, similar = layers["rag"], layers["rag_similarity"]
     assert (exact.total_hits, exact.total_misses) == (1, 2)
-    assert (similar.total_hits, similar.total_misses) == (1, 1)
+    assert (similar.total_hits, similar.total_misses) == (1, 0)
     assert (exact.total_writes, exact.total_invalidations) == (1, 1)
     assert (exact.spent_usd, exact.saved_usd, similar.saved_usd) == (0.5, 0.5, 0.5)
     assert (exact.saved_seconds, similar.saved_seconds) == (2, 2)

@@ -87,6 +87,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "x", "--redis-url", "memory://"], "memory:// is inside a sidecar"),
         (["export", "x", "-n", "a b"], "--namespace must be"),
         (["export", "/nowhere/x", "--redis-url", "redis://h"], "/nowhere/x: cannot be written"),
+        (["export", "x"], "mge-cache: no such folder, so nothing to export; give the --data-dir"),
         (["completion", "tcsh"], "Invalid value for"),
     ],
 )
@@ -100,6 +101,18 @@ def test_wrong_usage_is_a_line_and_2(
     assert captured.err.startswith("mge-cache: ")
     assert told in captured.err
     assert "SECRET" not in captured.err
+
+
+@pytest.mark.parametrize(("arguments", "usage"), [([], " [OPTIONS]"), (["completion"], " comp")])
+def test_without_arguments_plain_help(
+    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"Usage: mge-cache{usage}")
+    assert "mge-cache: " not in captured.err
+    assert "(try " not in captured.err
 
 
 def test_serve_tells_all_mistakes(

@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 _VARIABLE = "_MGE_CACHE_COMPLETE"
 
 
-@click.command(short_help="Print the completion script of a shell.")
+@click.command(short_help="Print the completion script of a shell.", no_args_is_help=True)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell.

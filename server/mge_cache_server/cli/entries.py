@@ -50,6 +50,8 @@ def get(
 ) -> None:
     """Look an answer up and print it. Exit code 1: there is none.
 
+    This is a peek: it counts neither as a hit nor as a miss in the statistics.
+
     \b
       mge-cache get -m claude-sonnet-4-5 "Why is the sky blue?"
       mge-cache get -m claude-sonnet-4-5 -t 0 -p max_tokens=100 -p 'system="Be brief"' -f prompt.txt

@@ -106,10 +106,11 @@ def _handle_signals(asked_to_stop: asyncio.Event) -> None:
 def _announce(app: App, settings: Settings) -> None:
     http = f"http://{app.http_address}" if app.http_address else "off"
     store = mask_url(settings.redis_url) or f"embedded Valkey, data in {settings.data_dir}"
-    _log.info(
-        "ready",
-        extra={"targets": app.targets, "http": http, "store": store, "version": __version__},
-    )
+    if not (sys.stderr.isatty() and sys.stdout.isatty()):  # who sees both needs only one
+        _log.info(
+            "ready",
+            extra={"targets": app.targets, "http": http, "store": store, "version": __version__},
+        )
     target = app.targets[0] if DEFAULT_TARGET not in app.targets else ""
     click.echo(
         f"mge-cache {__version__} is ready\n"

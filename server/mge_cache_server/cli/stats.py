@@ -12,7 +12,7 @@ import click
 
 from mge_cache_server.cli.entries import Duration
 from mge_cache_server.cli.sidecar import connect, json_option, target_option
-from mge_cache_server.config_parse import format_duration, format_size
+from mge_cache_server.config_parse import format_duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,8 +108,8 @@ def make_table(figures: Stats, namespace: str) -> Table:
             table.add_row("stored without a price", f"{layer.unpriced_writes:,}")
         table.add_section()
     l1 = figures.l1
-    share = f"{format_size(l1.size_bytes)} of {format_size(l1.max_bytes)}"
-    table.add_row("own memory", f"{l1.entries:,} entries, {share}")
+    entries = f"{l1.entries:,} {'entry' if l1.entries == 1 else 'entries'}"
+    table.add_row("own memory", f"{entries}, {_size(l1.size_bytes)} of {_size(l1.max_bytes)}")
     table.add_row("evictions", f"{l1.evictions:,}")
     _add_index_rows(table, figures.rag_index)
     state = "available" if figures.store.available else "NOT AVAILABLE"
@@ -126,12 +126,19 @@ def _add_index_rows(table: Table, index: RagIndexStats) -> None:
     if not index.max_bytes:
         return
     table.add_section()
-    share = f"{format_size(index.size_bytes)} of {format_size(index.max_bytes)}"
+    share = f"{_size(index.size_bytes)} of {_size(index.max_bytes)}"
     table.add_row("similar queries", f"{index.rows:,} in {index.partitions:,} partitions, {share}")
     table.add_row("left out", f"{index.rows_left_out:,}")
     hits = f"{index.reranked_hits:,} re-ranked, {index.certified_hits:,} certified"
     table.add_row("similar hits", hits)
     table.add_section()
+
+
+def _size(size_bytes: int) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:,.1f}".removesuffix(".0") + f" {unit}"
+    return f"{size_bytes} B"
 
 
 def _by_operation(errors: object) -> str:

@@ -56,6 +56,13 @@ def export(
     if not NAMESPACE_PATTERN.fullmatch(namespace):
         raise click.UsageError("--namespace must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
     settings = read_settings(config, flags)
+    if not settings.redis_url and not Path(settings.data_dir).is_dir():
+        # Starting a store there would report an empty namespace.
+        raise CommandError(
+            f"{settings.data_dir}: no such folder, so nothing to export; give the --data-dir that "
+            "`mge-cache serve` prints, or --redis-url",
+            USAGE,
+        )
     with shown_progress("exporting", 0) as advance, _output(file) as out:
         report = asyncio.run(_export(settings, namespace, out, advance))
     counts = {

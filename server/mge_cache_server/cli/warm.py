@@ -181,7 +181,7 @@ class _Filler:
                 preloaded=True,
             )
         except InvalidRequestError as error:
-            self._bad(line.number, error)  # it names field and limit
+            self._bad(line.number, error)  # it names the limit, and mostly the field
             return
         finally:
             self._advance(line.end)
