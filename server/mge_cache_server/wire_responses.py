@@ -34,25 +34,23 @@ _LEASE_ENDS = {
 
 def hit_response(hit: Hit[Entry]) -> pb.GetPromptResponse:
     """Write a hit."""
+    # Field by field: half the time of constructors, in the call that is made most.
     entry = hit.entry
-    answer = entry.answer
-    return pb.GetPromptResponse(
-        hit=pb.PromptHit(
-            answer=answer.body,
-            content_type=answer.content_type,
-            usage=pb.Usage(
-                input_tokens=answer.usage.input_tokens,
-                output_tokens=answer.usage.output_tokens,
-                cache_read_tokens=answer.usage.cache_read_tokens,
-                cache_write_tokens=answer.usage.cache_write_tokens,
-            ),
-            cost_saved_usd=answer.cost_usd,
-            age=_age(entry.created_ms),
-            remaining_ttl=duration(hit.remaining_s),
-            layer=_HIT_LAYERS[hit.source],
-            degraded=hit.degraded,
-        )
-    )
+    answer, usage = entry.answer, entry.answer.usage
+    response = pb.GetPromptResponse()
+    into = response.hit
+    into.answer = answer.body
+    into.content_type = answer.content_type
+    into.usage.input_tokens = usage.input_tokens
+    into.usage.output_tokens = usage.output_tokens
+    into.usage.cache_read_tokens = usage.cache_read_tokens
+    into.usage.cache_write_tokens = usage.cache_write_tokens
+    into.cost_saved_usd = answer.cost_usd
+    _write_duration(_age_s(entry.created_ms), into.age)
+    _write_duration(hit.remaining_s, into.remaining_ttl)
+    into.layer = _HIT_LAYERS[hit.source]
+    into.degraded = hit.degraded
+    return response
 
 
 def miss_response(miss: Miss) -> pb.GetPromptResponse:
@@ -84,7 +82,7 @@ def query_response(outcome: RagHit | Miss) -> pb.QueryRAGResponse:
             reranked=outcome.reranked,
             certified=outcome.certified,
             cost_saved_usd=result.cost_usd,
-            age=_age(found.entry.created_ms),
+            age=duration(_age_s(found.entry.created_ms)),
             remaining_ttl=duration(found.remaining_s),
             layer=_HIT_LAYERS[found.source],
             degraded=found.degraded,
@@ -151,8 +149,8 @@ def _write_miss(miss: Miss, into: pb.PromptMiss | pb.RAGMiss) -> None:
         into.lease_ttl.CopyFrom(duration(miss.lease.ttl_s))
 
 
-def _age(created_ms: int) -> Duration:
-    return duration(max(0.0, time.time() - created_ms / 1000))
+def _age_s(created_ms: int) -> float:
+    return max(0.0, time.time() - created_ms / 1000)
 
 
 def _layer_stats(layer: LayerStatistics) -> pb.LayerStats:
@@ -173,7 +171,13 @@ def _layer_stats(layer: LayerStatistics) -> pb.LayerStats:
     )
 
 
+def _write_duration(seconds: float, into: Duration) -> None:
+    into.seconds = int(seconds)
+    into.nanos = int((seconds - into.seconds) * 1e9)
+
+
 def duration(seconds: float) -> Duration:
     """Write a time."""
-    whole = int(seconds)
-    return Duration(seconds=whole, nanos=int((seconds - whole) * 1e9))
+    result = Duration()
+    _write_duration(seconds, result)
+    return result
