@@ -168,35 +168,6 @@ async def test_a_lease_that_lands_in_the_last_moment_is_not_lost() -> None:
 
 
 @virtual_time
-async def test_a_first_caller_that_is_cancelled_leaves_its_question_to_the_others() -> None:
-    tower = Tower()
-    tower.runway.clear()
-    first, second = tower.join(), tower.join()
-    await turns()
-    await cancel(first)
-    tower.runway.set()
-    outcome = await second
-    assert isinstance(outcome, Miss)
-    assert outcome.lease is not None
-    # The same offer again: if the first question has taken the lease, it is this one's.
-    assert tower.offers[0] == tower.offers[1]
-    assert outcome.lease.token == tower.offers[0].token
-
-
-@virtual_time
-async def test_a_first_caller_that_is_cancelled_alone_leaves_no_lease_behind() -> None:
-    tower = Tower()
-    tower.runway.clear()
-    first = tower.join()
-    await turns()
-    await cancel(first)
-    tower.runway.set()
-    await turns()
-    assert [lease.token for lease in tower.released] == [tower.offers[0].token]
-    assert len(tower.flights) == 0
-
-
-@virtual_time
 async def test_an_impatient_first_caller_leaves_those_who_wait_in_the_air() -> None:
     tower = Tower()
     tower.hold(5.0)
