@@ -40,7 +40,7 @@ _INCOMPLETE = frozenset(
 
 def answer_of(generations: Sequence[Generation]) -> Answer:
     """Write generations. Raises UnfaithfulError for what could not be read back as it is."""
-    body = _SCHEMA + _shapes.to_json(list(generations))
+    body = _SCHEMA + _shapes.to_json([_with_plain_text(each) for each in generations])
     return Answer(body, content_type=_CONTENT_TYPE, usage=_usage(generations))
 
 
@@ -53,6 +53,9 @@ def generations_of(answer: Answer) -> list[Generation]:
         isinstance(each, Generation) for each in generations
     ):
         raise UnreadableError("not readable: these are no generations")
+    for generation in generations:
+        if isinstance(generation, ChatGeneration) and generation.text == generation.message.text:
+            generation.text = generation.message.text  # of LangChain's own kind of text again
     return generations
 
 
@@ -72,6 +75,12 @@ def is_complete(generations: Sequence[Generation]) -> bool:
         if isinstance(message, AIMessage) and message.invalid_tool_calls:
             return False
     return bool(generations)
+
+
+def _with_plain_text(generation: Generation) -> Generation:
+    if type(generation.text) is str:
+        return generation
+    return generation.model_copy(update={"text": str(generation.text)})
 
 
 def _first(generations: Sequence[Generation], names: Sequence[str]) -> Any:

@@ -1,4 +1,4 @@
-"""A sidecar in a thread of this process, for tests that block their own event loop, or have none."""
+"""A sidecar in a thread of this process, for tests without an event loop of their own."""
 
 from __future__ import annotations
 
