@@ -28,9 +28,10 @@ from mge_cache._switch import RAG_CACHE, switched_on
 from mge_cache._types import Timeouts
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mge_cache._rag_types import RagResult
+    from mge_cache._sources import Source
 
 D = TypeVar("D")
 
@@ -42,7 +43,7 @@ class RetrieverBase(Generic[D]):
 
     def __init__(
         self,
-        source: Callable[[str, Any, int], Iterable[D] | Awaitable[Iterable[D]]] | object,
+        source: Source[D],
         *,
         embedding_model: str,
         collection: str,
