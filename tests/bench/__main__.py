@@ -22,6 +22,7 @@ from tests.bench.measure import LoadError
 from tests.bench.processes import StartError
 from tests.bench.profile import profile_hits
 from tests.bench.report import Report, as_json, show
+from tests.bench.retrievers import measure_retrievers, show_retrievers
 from tests.bench.running import INTERRUPTED, StoppedError, run
 from tests.bench.scale import NotInvalidatedError, measure_entries, measure_starts
 from tests.bench.speed import Results, Servers, measure
@@ -125,6 +126,7 @@ def main() -> int:
                 console.out(run(_profile(Path(name), options)), highlight=False)
                 return 0
             report = run(_measure(Path(name), options, console))
+            retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
     except StoppedError as error:
         console.print(str(error))
         return INTERRUPTED
@@ -132,8 +134,10 @@ def main() -> int:
         console.print(str(error), style="red", markup=False)
         return 1
     show(report, console)
+    show_retrievers(retrievers, console)
     if options.json is not None:
-        options.json.write_text(json.dumps(as_json(report), indent=2) + "\n")
+        figures = as_json(report) | {"retrievers_p50_s": retrievers.p50_s}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 
