@@ -1,4 +1,8 @@
-"""What a CachedRetriever costs on a miss, beside the bare retriever, and how long a hit takes."""
+"""What a CachedRetriever costs on a miss, beside the bare retriever, and how long a hit takes.
+
+A call begins when what the one before retrieved is stored: an application has other things to do
+between two retrievals, and its callers do not wait for that.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ from tests.bench import servers
 from tests.bench.measure import LoadError, percentile, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -84,16 +88,27 @@ async def measure_retrievers(folder: Path, *, rounds: int) -> RetrieverFigures:
         sidecar = await stack.enter_async_context(servers.sidecar(folder, "retrievers", *options))
         cases = await _cases(stack, sidecar.target, f"unix:{folder / 'nobody'}")
         for _ in range(rounds):
-            for case, (call, is_new) in cases.items():
-                texts = [f"query {next(numbers)}" if is_new else "always" for _ in range(calls)]
-                found.setdefault(case, []).append(percentile(await _times(call, texts), 50))
+            for name, case in cases.items():
+                texts = [f"query {next(numbers)}" if case.new else "always" for _ in range(calls)]
+                found.setdefault(name, []).append(percentile(await _times(case, texts), 50))
     return RetrieverFigures({case: spread(p50).median for case, p50 in found.items()}, calls)
 
 
-async def _cases(
-    stack: AsyncExitStack, target: str, nowhere: str
-) -> dict[str, tuple[Callable[[str], Awaitable[object]], bool]]:
-    """Return by name how to call, and whether each call asks something new."""
+async def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """``new``: each call asks something new. ``settle`` waits until its result is stored."""
+
+    call: Callable[[str], Awaitable[Sequence[object]]]
+    new: bool = True
+    settle: Callable[[], Awaitable[None]] = _nothing
+
+
+async def _cases(stack: AsyncExitStack, target: str, nowhere: str) -> dict[str, _Case]:
+    """Return the cases by name."""
     embedding = np.random.default_rng(4).standard_normal(DIMENSION).astype("f4")
     bare, full = _Source(embeddings=False), _Source(embeddings=True)
     plain, over, away = [
@@ -115,42 +130,45 @@ async def _cases(
         )
     ]
 
-    def sync(function: Callable[[str, Any, int], object]) -> Callable[[str], Awaitable[object]]:
-        async def call(query: str) -> object:
+    def sync(
+        function: Callable[[str, Any, int], Sequence[object]],
+    ) -> Callable[[str], Awaitable[Sequence[object]]]:
+        async def call(query: str) -> Sequence[object]:
             # In the loop's own thread: nothing else runs here, and a thread would be measured too.
             return function(query, embedding, K)
 
         return call
 
     def aio(
-        function: Callable[[str, Any, int], Awaitable[object]],
-    ) -> Callable[[str], Awaitable[object]]:
+        function: Callable[[str, Any, int], Awaitable[Sequence[object]]],
+    ) -> Callable[[str], Awaitable[Sequence[object]]]:
         return lambda query: function(query, embedding, K)
 
     return {
-        "bare, async": (aio(bare.aretrieve), True),
-        "bare, sync": (sync(bare.retrieve), True),
-        "miss, async": (aio(plain.aretrieve), True),
-        "miss, sync": (sync(plain.retrieve), True),
-        "miss of 50 with embeddings, async": (aio(over.aretrieve), True),
-        "hit, async": (aio(plain.aretrieve), False),
-        "hit, sync": (sync(plain.retrieve), False),
-        "sidecar away, async": (aio(away.aretrieve), True),
-        "sidecar away, sync": (sync(away.retrieve), True),
+        "bare, async": _Case(aio(bare.aretrieve)),
+        "bare, sync": _Case(sync(bare.retrieve)),
+        "miss, async": _Case(aio(plain.aretrieve), settle=plain.aflush),
+        "miss, sync": _Case(sync(plain.retrieve), settle=plain.aflush),
+        "miss of 50 with embeddings, async": _Case(aio(over.aretrieve), settle=over.aflush),
+        "hit, async": _Case(aio(plain.aretrieve), new=False, settle=plain.aflush),
+        "hit, sync": _Case(sync(plain.retrieve), new=False, settle=plain.aflush),
+        "sidecar away, async": _Case(aio(away.aretrieve)),
+        "sidecar away, sync": _Case(sync(away.retrieve)),
     }
 
 
-async def _times(call: Callable[[str], Awaitable[object]], texts: list[str]) -> list[float]:
-    if len(set(texts)) == 1:  # a hit has to be stored first
-        await call(texts[0])
-        await asyncio.sleep(2 * SOURCE_S)
+async def _times(case: _Case, texts: list[str]) -> list[float]:
+    if not case.new:  # a hit has to be stored first
+        await case.call(texts[0])
+        await case.settle()
     times = []
     for text in texts:
         start = time.perf_counter()
-        found = await call(text)
+        found = await case.call(text)
         times.append(time.perf_counter() - start)
-        if len(found) != K:  # type: ignore[arg-type]
-            raise LoadError(f"{len(found)} documents instead of {K}")  # type: ignore[arg-type]
+        if len(found) != K:
+            raise LoadError(f"{len(found)} documents instead of {K}")
+        await case.settle()
     return times
 
 
