@@ -84,8 +84,8 @@ def _find(module: str, name: str, types: Sequence[type]) -> type:
 
 
 def _is_model(kind: type) -> bool:
-    pydantic: Any = sys.modules.get("pydantic")
-    return pydantic is not None and issubclass(kind, pydantic.BaseModel)
+    # Missing while another thread loads pydantic; then this class is none of its.
+    return issubclass(kind, getattr(sys.modules.get("pydantic"), "BaseModel", ()))
 
 
 def _model_state(value: Any) -> list[object]:

@@ -154,14 +154,18 @@ def _written_text(value: object) -> list[object] | None:
 
 
 def _written_numpy(value: object) -> list[object] | None:
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is None or not (type(value) is numpy.ndarray or isinstance(value, numpy.generic)):
+    # Either is missing while another thread loads numpy; then this is none of it.
+    arrays, scalars = (
+        getattr(sys.modules.get("numpy"), name, ()) for name in ("ndarray", "generic")
+    )
+    is_array = type(value) is arrays
+    if not is_array and not isinstance(value, scalars):
         return None
     array_like: Any = value
     dtype = array_like.dtype
     if dtype.kind not in _NUMPY_KINDS or dtype.itemsize > _NUMPY_BYTES_MAX or dtype.metadata:
         raise UnfaithfulError(f"numpy's {dtype.kind}{dtype.itemsize} has no form as JSON")
-    shape = list(array_like.shape) if type(value) is numpy.ndarray else None
+    shape = list(array_like.shape) if is_array else None
     return ["numpy", dtype.str, shape, _base64(array_like.tobytes())]
 
 

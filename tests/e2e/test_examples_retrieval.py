@@ -64,3 +64,27 @@ async def test_langchain_cache(launch: Launch, repository: Path) -> None:
     counted = await layers(sidecar)
     assert counted["llm"].total_hits >= 2
     assert counted["rag"].total_hits >= 2
+
+
+FORGETFUL = """
+from mge_cache import Timeouts
+from mge_cache.retrieval import CachedRetriever
+
+retriever = CachedRetriever(
+    lambda query, embedding, k: [query],
+    embedding_model="m",
+    collection="c",
+    timeouts=Timeouts(get_s=20.0, set_s=20.0),
+)
+found = [retriever.retrieve(f"q{number}", [1.0, float(number)]) for number in range(30)]
+print(sum(documents.hit is not None for documents in found))
+"""
+
+
+async def test_threads_are_waited_for_at_the_end(launch: Launch, tmp_path: Path) -> None:
+    """A program that does not close its retriever stores what it retrieved all the same."""
+    sidecar = await launch(options=("--rag-threshold", "1"))
+    (tmp_path / "forgetful.py").write_text(FORGETFUL)
+    where = {"MGE_CACHE_TARGET": sidecar.target}
+    for hits in (0, 30):
+        assert await run("forgetful.py", cwd=tmp_path, settings=where) == (0, f"{hits}\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mge_cache import AsyncClient, InvalidRequestError, RagHitKind
+from mge_cache import AsyncClient, Certainty, InvalidRequestError, RagHitKind
 from mge_cache.retrieval import CachedRetriever
 from tests.retrieval.index import PATIENT, Passage, Search, best, embedding_of, vector
 from tests.waiting import eventually
@@ -79,6 +79,25 @@ async def test_a_similar_hit_is_ranked_anew(target: str, way: str) -> None:
         assert await ask(retriever, way, "near", near, allow_similar=False) == wanted
         assert search.calls == [15, 15]
         assert retriever.stats.similar_hits == 1
+
+
+async def test_certified_hits_only(target: str, way: str) -> None:
+    options: dict[str, Any] = {"embedding_of": embedding_of, "min_certainty": Certainty.CERTIFIED}
+    first, same, near = (vector(2, cosine=cosine) for cosine in (0.9, 0.900001, 0.97))
+    for exact_search in (True, False):
+        search = Search()
+        collection = f"exact {exact_search}"
+        async with cached(
+            target, search, exact_search=exact_search, collection=collection, **options
+        ) as retriever:
+            await ask(retriever, way, "first", first)
+            await retriever.aflush()
+            found = await ask(retriever, way, "same", same)
+            assert [passage.id for passage in found] == [each.id for each in best(same, 3)]
+            assert (found.hit is not None) == exact_search
+            assert found.hit is None or found.hit.certified
+            far = await ask(retriever, way, "near", near, min_similarity=0.9999)
+            assert far.hit is None
 
 
 async def test_over_fetching_begins_when_documents_show_their_embeddings(target: str) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field, make_dataclass
 from datetime import datetime, timedelta, timezone
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -227,3 +228,14 @@ def test_nothing_is_imported_to_read() -> None:
     with pytest.raises(UnreadableError):
         _shapes.of_json(content)
     assert name not in sys.modules
+
+
+@pytest.mark.parametrize("name", ["numpy", "pydantic", "pydantic_core"])
+def test_a_library_that_another_thread_is_loading(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = [Chunk("a", "b"), Frozen(1), datetime(2024, 1, 1, tzinfo=timezone(timedelta(0)))]
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert _shapes.of_json(_shapes.to_json(value)) == value
+    with pytest.raises(UnfaithfulError):
+        _shapes.to_json(object())
