@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 _DESCRIPTOR = pb.DESCRIPTOR.services_by_name["CacheService"]
 SERVICE_NAME = _DESCRIPTOR.full_name
 
+_HANDLERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+"""By whether the request and the response are streams."""
+
 
 class CacheService(pb_grpc.CacheServiceServicer):
     """Serves the contract. ``observe(method, code, seconds)`` is called at each call's end."""
@@ -156,12 +163,7 @@ def register(service: CacheService, server: grpc.aio.Server) -> None:
     """
     methods = {}
     for method in _DESCRIPTOR.methods:
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if method.server_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        methods[method.name] = make(
+        methods[method.name] = _HANDLERS[method.client_streaming, method.server_streaming](
             getattr(service, method.name),
             request_deserializer=_parser(GetMessageClass(method.input_type)),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,
