@@ -182,6 +182,15 @@ def test_a_part_that_is_not_trusted_any_more_does_not_grow() -> None:
     assert parser.feed(f"\n{M2}\ntheirs\n{M1}\nfor the first") == [PartDelta(1, "theirs")]
 
 
+def test_a_part_whose_marker_comes_again_does_not_grow() -> None:
+    parser = ReplyParser(2, NONCE)
+    assert parser.feed(f"{M1}\nmine\n{M2}\ntheirs\n") == [
+        PartDelta(0, "mine"),
+        PartDelta(1, "theirs"),
+    ]
+    assert parser.feed(f"{M1}\nsomething for the first\n") == []
+
+
 @pytest.mark.parametrize("parts", [0, -1])
 def test_a_reply_has_parts(parts: int) -> None:
     with pytest.raises(ValueError, match="at least one"):
