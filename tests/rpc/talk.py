@@ -11,7 +11,11 @@ from mge_cache.v1 import cache_service_pb2 as pb
 if TYPE_CHECKING:
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-sonnet-5-5"
+FOREVER: dict[str, Any] = {"batch_window_s": 60.0}
+"""Settings with which only a full batch is sent."""
+LONG_SYSTEM = '"' + "Answer as a careful engineer would. " * 200 + '"'
+"""A system prompt of about 2,000 tokens, in JSON."""
 
 
 def identity(prompt: str, **parameters: str) -> pb.PromptIdentity:

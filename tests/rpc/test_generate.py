@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Generating = Callable[..., Awaitable[CacheServiceAsyncStub]]
 
-COST_USD = (TOKENS_IN * 3 + TOKENS_OUT * 15) / 1e6
+COST_USD = (TOKENS_IN * 2 + TOKENS_OUT * 10) / 1e6
 
 
 async def test_the_text_arrives_as_it_grows(
@@ -57,11 +57,16 @@ async def test_what_is_sent_to_anthropic(
     call = await upstream.call()
 
     assert call.body == {
-        "model": MODEL, "max_tokens": 64, "stream": True, "temperature": 0.0, "top_p": 0.5,
-        "system": "Be brief.", "new": {"a": [1]},
+        "model": MODEL,
+        "max_tokens": 64,
+        "stream": True,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "system": "Be brief.",
+        "new": {"a": [1]},
         "messages": [{"role": "user", "content": "Hello"}],
     }
-    assert call.headers["x-api-key"] == "sk-secret"
+    assert call.headers["authorization"] == "Bearer sk-secret"
     call.answer("Hi")
     await talk.end("a")
 
