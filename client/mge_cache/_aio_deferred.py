@@ -53,12 +53,11 @@ class AsyncDeferredFlights(AsyncFlights):
         wait_s: float,
     ) -> Found | Result:
         """Return what was found, or what ``compute`` returned, which is stored later."""
-        found = await self._find(flight, look_up, wait_s)
+        found = await self.find(flight, look_up, wait_s)
         if not isinstance(found, Miss):
             return found
         async with contextlib.AsyncExitStack() as stack:
-            if found.lease:
-                await stack.enter_async_context(self._hold(found.lease))
+            await stack.enter_async_context(self.hold(found))
             started = time.perf_counter()
             result = await compute()
             compute_s = time.perf_counter() - started
@@ -66,7 +65,7 @@ class AsyncDeferredFlights(AsyncFlights):
 
         async def keep() -> None:
             async with held:
-                await self._keep(flight, store, result, lease=found.lease, compute_s=compute_s)
+                await self.keep(flight, store, result, lease=found.lease, compute_s=compute_s)
 
         if len(self._pending) < PENDING_MAX:
             self._start(keep())

@@ -66,12 +66,11 @@ class DeferredFlights(Flights):
         wait_s: float,
     ) -> Found | Result:
         """Return what was found, or what ``compute`` returned, which is stored later."""
-        found = self._find(flight, look_up, wait_s)
+        found = self.find(flight, look_up, wait_s)
         if not isinstance(found, Miss):
             return found
         with contextlib.ExitStack() as stack:
-            if found.lease:
-                stack.enter_context(self._hold(found.lease))
+            stack.enter_context(self.hold(found))
             started = time.perf_counter()
             result = compute()
             compute_s = time.perf_counter() - started
@@ -79,7 +78,7 @@ class DeferredFlights(Flights):
 
         def keep() -> None:
             with held:
-                self._keep(flight, store, result, lease=found.lease, compute_s=compute_s)
+                self.keep(flight, store, result, lease=found.lease, compute_s=compute_s)
 
         if not self._later(keep):
             self._health.went_without(flight.stores, TOO_MANY)

@@ -42,41 +42,22 @@ def _keeping(kept: Kept) -> PromptFlight:
     )
 
 
-class _Halves(Flights):
-    def find(self, client: LookUpClient, key: PromptKey) -> Found:
-        return self._find(_looking(key), client._get, 0.0)  # noqa: SLF001 - they belong together
-
-    def keep(self, client: LookUpClient, kept: Kept) -> None:
-        flight = _keeping(kept)
-        send = client._set  # noqa: SLF001
-        self._keep(flight, send, kept.answer, lease=kept.lease, compute_s=kept.compute_s)
-
-
-class _AsyncHalves(AsyncFlights):
-    async def find(self, client: AsyncLookUpClient, key: PromptKey) -> Found:
-        return await self._find(_looking(key), client._get, 0.0)  # noqa: SLF001 - as above
-
-    async def keep(self, client: AsyncLookUpClient, kept: Kept) -> None:
-        flight = _keeping(kept)
-        send = client._set  # noqa: SLF001
-        await self._keep(flight, send, kept.answer, lease=kept.lease, compute_s=kept.compute_s)
-
-
 class LookUpClient(Client):
     """A ``Client`` with the two halves of ``get_or_compute``; both fail open."""
 
     def __init__(self, target: str | None, *, timeouts: Timeouts, health: Health) -> None:
         super().__init__(target, timeouts=timeouts)
         self._health = health
-        self._halves = _Halves(health=health, timeouts=timeouts, fail_open=True, hold=self.hold)
+        self._flights = Flights(health=health, timeouts=timeouts, fail_open=True, hold=self.hold)
 
     def find(self, key: PromptKey) -> Found:
         """Look an answer up. A miss has a lease, unless somebody else has it."""
-        return self._halves.find(self, key)
+        return self._flights.find(_looking(key), self._get, 0.0)
 
     def keep(self, kept: Kept) -> None:
         """Store an answer."""
-        self._halves.keep(self, kept)
+        answer, lease, compute_s = kept.answer, kept.lease, kept.compute_s
+        self._flights.keep(_keeping(kept), self._set, answer, lease=lease, compute_s=compute_s)
 
 
 class AsyncLookUpClient(AsyncClient):
@@ -85,14 +66,15 @@ class AsyncLookUpClient(AsyncClient):
     def __init__(self, target: str | None, *, timeouts: Timeouts, health: Health) -> None:
         super().__init__(target, timeouts=timeouts)
         self._health = health
-        self._halves = _AsyncHalves(
+        self._flights = AsyncFlights(
             health=health, timeouts=timeouts, fail_open=True, hold=self.hold
         )
 
     async def find(self, key: PromptKey) -> Found:
         """Look an answer up. A miss has a lease, unless somebody else has it."""
-        return await self._halves.find(self, key)
+        return await self._flights.find(_looking(key), self._get, 0.0)
 
     async def keep(self, kept: Kept) -> None:
         """Store an answer."""
-        await self._halves.keep(self, kept)
+        flight, answer, lease = _keeping(kept), kept.answer, kept.lease
+        await self._flights.keep(flight, self._set, answer, lease=lease, compute_s=kept.compute_s)
