@@ -25,7 +25,7 @@ class Passed:
 
 
 class Recording:
-    """Collects a body of up to ``max_bytes`` and hands it to ``done``, once; None: nothing to keep.
+    """Collects a body of up to ``max_bytes`` and hands it, or why there is none, to ``done``, once.
 
     ``lost`` is called if everybody lets go of it before its end. One thread (or task) at a time.
     """
@@ -34,11 +34,11 @@ class Recording:
         self,
         *,
         max_bytes: int,
-        done: Callable[[Passed | None], None],
+        done: Callable[[Passed | str], None],
         lost: Callable[[], None],
     ) -> None:
         self._max_bytes = max_bytes
-        self._done: Callable[[Passed | None], None] | None = done
+        self._done: Callable[[Passed | str], None] | None = done
         self._lost = lost
         self._headers: Mapping[str, str] = {}
         self._chunks: list[bytes] = []
@@ -69,7 +69,7 @@ class Recording:
         """Keep a piece, unless the whole becomes too large."""
         self._size += len(chunk)
         if self._size > self._max_bytes:
-            self.drop()
+            self._finish("too-large")
         elif self._done is not None:
             self._chunks.append(chunk)
 
@@ -79,10 +79,10 @@ class Recording:
         self._finish(Passed(headers=self._headers, raw=raw, ended_at=time.perf_counter()))
 
     def drop(self) -> None:
-        """Note that there is nothing to keep."""
-        self._finish(None)
+        """Note that there is no answer."""
+        self._finish("failed")
 
-    def _finish(self, passed: Passed | None) -> None:
+    def _finish(self, passed: Passed | str) -> None:
         done, self._done = self._done, None
         self._chunks = []
         if done is not None:

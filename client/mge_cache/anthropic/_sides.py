@@ -29,10 +29,10 @@ PENDING_MAX = 64
 """So many answers may wait for these threads; the caller of one more stores its own."""
 
 
-def answer_in(passed: Passed | None, wire: Wire, counts: Counts) -> Answer | None:
-    """Return what is to be stored of a body, or None, which is counted with its reason."""
-    if passed is None:
-        counts.add("not_stored/failed")
+def answer_in(passed: Passed | str, wire: Wire, counts: Counts) -> Answer | None:
+    """Return what is to be stored of a body (or of why there is none); None is counted."""
+    if isinstance(passed, str):
+        counts.add(f"not_stored/{passed}")
         return None
     try:
         return Record.of_response(passed.headers, passed.raw, wire).to_answer()
@@ -48,12 +48,12 @@ class AsyncSide:
         self.client = client
         self._owned = owned
         self._counts = counts
-        self._fills: dict[asyncio.Task[None], asyncio.Future[Passed | None]] = {}
+        self._fills: dict[asyncio.Task[None], asyncio.Future[Passed | str]] = {}
 
     def begin(self, lead: AsyncLead, wire: Wire, *, max_bytes: int) -> Recording:
         """Hold the lead until the recording that is returned ends, then store the answer."""
         loop = asyncio.get_running_loop()
-        passing: asyncio.Future[Passed | None] = loop.create_future()
+        passing: asyncio.Future[Passed | str] = loop.create_future()
         task = loop.create_task(self._fill(lead, wire, passing, time.perf_counter()))
         self._fills[task] = passing
         task.add_done_callback(self._fills.pop)
@@ -66,7 +66,7 @@ class AsyncSide:
     async def close(self) -> None:
         """Wait until what has been read is stored; give up what is still being read."""
         for passing in self._fills.values():
-            _resolve(passing, None)
+            _resolve(passing, "failed")
         await asyncio.gather(*self._fills, return_exceptions=True)
         if self._owned:
             await self.client.close()
@@ -75,7 +75,7 @@ class AsyncSide:
         self,
         lead: AsyncLead,
         wire: Wire,
-        passing: asyncio.Future[Passed | None],
+        passing: asyncio.Future[Passed | str],
         started: float,
     ) -> None:
         try:
@@ -90,9 +90,9 @@ class AsyncSide:
                     await self._keep(lead, wire, passing.result(), started)
             raise
 
-    async def _keep(self, lead: AsyncLead, wire: Wire, passed: Passed | None, began: float) -> None:
+    async def _keep(self, lead: AsyncLead, wire: Wire, passed: Passed | str, began: float) -> None:
         answer = answer_in(passed, wire, self._counts)
-        if answer is not None and passed is not None:
+        if answer is not None and not isinstance(passed, str):
             await lead.keep(answer, compute_s=passed.ended_at - began)
 
 
@@ -125,7 +125,7 @@ class SyncSide:
             self.client.close()
 
     def _done(
-        self, lead: Lead, wire: Wire, held: ExitStack, began: float, passed: Passed | None
+        self, lead: Lead, wire: Wire, held: ExitStack, began: float, passed: Passed | str
     ) -> None:
         finish = partial(self._finish, lead, wire, held, began, passed)
         if not self._room.acquire(blocking=False):
@@ -138,24 +138,24 @@ class SyncSide:
             finish()
 
     def _finish(
-        self, lead: Lead, wire: Wire, held: ExitStack, began: float, passed: Passed | None
+        self, lead: Lead, wire: Wire, held: ExitStack, began: float, passed: Passed | str
     ) -> None:
         try:
             with held:
                 answer = answer_in(passed, wire, self._counts)
-                if answer is not None and passed is not None:
+                if answer is not None and not isinstance(passed, str):
                     lead.keep(answer, compute_s=passed.ended_at - began)
         except MgeCacheError:
             self._counts.add("not_stored/error")
 
 
-def _resolve(passing: asyncio.Future[Passed | None], passed: Passed | None) -> None:
+def _resolve(passing: asyncio.Future[Passed | str], passed: Passed | str) -> None:
     if not passing.done():
         passing.set_result(passed)
 
 
 def _resolve_from_anywhere(
-    loop: asyncio.AbstractEventLoop, passing: asyncio.Future[Passed | None]
+    loop: asyncio.AbstractEventLoop, passing: asyncio.Future[Passed | str]
 ) -> None:
     with contextlib.suppress(RuntimeError):  # the loop is closed, and the lease over with it
-        loop.call_soon_threadsafe(_resolve, passing, None)
+        loop.call_soon_threadsafe(_resolve, passing, "abandoned")
