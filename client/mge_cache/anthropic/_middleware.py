@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 from anthropic import APIResponse, AsyncAPIResponse, Middleware
 
 from mge_cache import _wire
+from mge_cache._channel import resolve_target
 from mge_cache._key import DEFAULT_NAMESPACE
 from mge_cache._types import Hit, PromptKey
 from mge_cache.aio import AsyncClient
@@ -96,7 +97,7 @@ class PromptCacheMiddleware(Middleware):
             answer_max_bytes=answer_max_bytes,
         )
         self._given = client
-        self._target = client.target if client else target
+        self._target = client.target if client else resolve_target(target)
         self._timeouts = timeouts
         self._counts = Counts()
         self._lock = threading.Lock()
