@@ -198,6 +198,12 @@ async def test_a_model_that_is_no_text_is_the_apis_business(clients: Clients) ->
 
 
 def test_mistakes_show_at_once() -> None:
-    for options in ({"ttl_s": -1.0}, {"tags": "text"}, {"vary": "text"}, {"target": "nowhere"}):
+    mistakes: list[dict[str, Any]] = [
+        {"ttl_s": -1.0},
+        {"tags": "t"},
+        {"vary": "t"},
+        {"target": "t"},
+    ]
+    for options in mistakes:
         with pytest.raises(InvalidRequestError):
-            PromptCacheMiddleware(**options)  # type: ignore[arg-type]
+            PromptCacheMiddleware(**options)

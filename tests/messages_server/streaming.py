@@ -39,7 +39,7 @@ def events_of(message: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _begin(block: dict[str, Any]) -> dict[str, Any]:
     match block["type"]:
         case "text":
-            return {**block, "text": "", "citations": [] if block["citations"] else None}
+            return {**block, "text": "", "citations": None if block["citations"] is None else []}
         case "thinking":
             return {**block, "thinking": "", "signature": ""}
         case "tool_use":

@@ -64,10 +64,10 @@ class Record:
     def of_response(cls, headers: Mapping[str, str], raw: bytes, wire: Wire) -> Self:
         """Read a response's body, as it came from the network. Raises NotStoredError."""
         kept = {name: headers[name] for name in ("content-encoding",) if name in headers}
-        response = httpx2.Response(200, headers=kept, content=raw)
         request_id = headers.get(REQUEST_ID, "")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
+            response = httpx2.Response(200, headers=kept, content=raw)
             if kind == "application/json":
                 return cls(request_id=request_id, text=response.content.decode())
             if kind == "text/event-stream":
