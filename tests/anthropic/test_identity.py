@@ -57,7 +57,7 @@ def with_headers(**headers: str) -> bytes:
     return key(headers={"anthropic-version": "2023-06-01", **named})
 
 
-SAME = {
+SAME: dict[str, dict[str, Any]] = {
     "as a stream": {"stream": True},
     "whose request": {"metadata": {"user_id": "somebody"}},
     "how soon": {"service_tier": "auto"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,9 +37,15 @@ SERVER_OWNERS = {
     "uvloop": r"__main__|app|cli|cli\..*",
 }
 CLIENT_MAY = {"mge_cache", "grpc", "google.protobuf"}
+CLIENT_EXTRAS = {
+    # A package of mge_cache: what it may import beside that, as it needs the extra of its name.
+    "anthropic": {"anthropic", "httpx2"},
+}
 DISTRIBUTIONS = {
     # Where a distribution's name is not that of its package.
     "google.protobuf": "protobuf",
+    "httpx2": "anthropic",  # its interface is made of these two
+    "pydantic": "anthropic",
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
@@ -103,7 +111,24 @@ def server(repository: Path) -> list[Import]:
 def test_the_client_needs_its_plain_install_only(client: list[Import]) -> None:
     foreign = [found for found in client if is_foreign(found.imported)]
     assert foreign, "no import was found: is the walk broken?"
-    assert [found for found in foreign if owner_of(found.imported, CLIENT_MAY) is None] == []
+    for found in foreign:
+        package = found.module.partition(".")[0]
+        may = CLIENT_MAY | CLIENT_EXTRAS.get(package, set())
+        assert owner_of(found.imported, may) is not None, found
+
+
+def test_the_client_itself_imports_no_drop_in(client: list[Import]) -> None:
+    for found in client:
+        for extra in CLIENT_EXTRAS:
+            if is_in(found.imported, f"mge_cache.{extra}"):
+                assert found.module.partition(".")[0] == extra, found
+
+
+@pytest.mark.parametrize("extra", CLIENT_EXTRAS)
+def test_importing_the_client_imports_no_extra(extra: str) -> None:
+    code = f"import mge_cache, sys; sys.exit({extra!r} in sys.modules)"
+    path = os.pathsep.join(sys.path)
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
 
 
 def test_on_the_server_each_library_has_its_owner(server: list[Import]) -> None:
