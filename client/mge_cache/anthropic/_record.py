@@ -133,10 +133,10 @@ class Record:
             raise NotStoredError(stop if stop in _CUT_SHORT else "unknown-stop")
         if message.get("container"):
             raise NotStoredError("container")
-        return Answer(self.to_bytes(), content_type=CONTENT_TYPE, usage=_usage_of(message))
+        return Answer(self.to_bytes(), content_type=CONTENT_TYPE, usage=usage_of(message))
 
 
-def _usage_of(message: Message) -> Usage:
+def usage_of(message: Message) -> Usage:
     usage = message.get("usage") or {}
     counted = {ours: usage.get(theirs) or 0 for theirs, ours in _TOKENS.items()}
     return Usage(**{name: count for name, count in counted.items() if isinstance(count, int)})
