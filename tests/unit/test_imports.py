@@ -37,15 +37,16 @@ SERVER_OWNERS = {
     "uvloop": r"__main__|app|cli|cli\..*",
 }
 CLIENT_MAY = {"mge_cache", "grpc", "google.protobuf"}
-CLIENT_EXTRAS = {
-    # A package of mge_cache: what it may import beside that, as it needs the extra of its name.
-    "anthropic": {"anthropic", "httpx2"},
+CLIENT_OWNERS = {
+    # As SERVER_OWNERS, for the client's extras.
+    "anthropic": r"anthropic(\..*)?",
+    "httpx2": r"anthropic\..*",
 }
 DISTRIBUTIONS = {
     # Where a distribution's name is not that of its package.
     "google.protobuf": "protobuf",
-    "httpx2": "anthropic",  # its interface is made of these two
-    "pydantic": "anthropic",
+    "httpx2": "anthropic",  # part of its interface
+    "pydantic": "langchain-core",  # part of its interface
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
@@ -111,24 +112,31 @@ def server(repository: Path) -> list[Import]:
 def test_the_client_needs_its_plain_install_only(client: list[Import]) -> None:
     foreign = [found for found in client if is_foreign(found.imported)]
     assert foreign, "no import was found: is the walk broken?"
-    for found in foreign:
-        package = found.module.partition(".")[0]
-        may = CLIENT_MAY | CLIENT_EXTRAS.get(package, set())
-        assert owner_of(found.imported, may) is not None, found
+    allowed = CLIENT_MAY | set(CLIENT_OWNERS)
+    assert [found for found in foreign if owner_of(found.imported, allowed) is None] == []
 
 
-def test_the_client_itself_imports_no_drop_in(client: list[Import]) -> None:
-    for found in client:
-        for extra in CLIENT_EXTRAS:
-            if is_in(found.imported, f"mge_cache.{extra}"):
-                assert found.module.partition(".")[0] == extra, found
+def test_in_the_client_each_extra_has_its_modules(client: list[Import]) -> None:
+    owned = [(found, owner_of(found.imported, set(CLIENT_OWNERS))) for found in client]
+    assert {owner for _, owner in owned if owner} == set(CLIENT_OWNERS)
+    assert [
+        found
+        for found, owner in owned
+        if owner is not None and not re.fullmatch(CLIENT_OWNERS[owner], found.module)
+    ] == []
 
 
-@pytest.mark.parametrize("extra", CLIENT_EXTRAS)
-def test_importing_the_client_imports_no_extra(extra: str) -> None:
-    code = f"import mge_cache, sys; sys.exit({extra!r} in sys.modules)"
-    path = os.pathsep.join(sys.path)
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
+@pytest.mark.parametrize("module", ["mge_cache"])
+def test_what_is_not_used_is_not_loaded(module: str) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "grpc" in loaded
+    assert {"anthropic", "langchain_core", "numpy", "pydantic"} & set(loaded) == set()
 
 
 def test_on_the_server_each_library_has_its_owner(server: list[Import]) -> None:
@@ -169,7 +177,7 @@ def distributions_of(imports: list[Import]) -> set[str]:
 
 
 def test_every_library_is_declared(repository: Path, server: list[Import]) -> None:
-    served = requirements_of(repository, "server", "embedded")
+    served = requirements_of(repository, "server", "embedded", "anthropic", "langchain")
     assert distributions_of(server) - served == set()
     checks = [found for name in ("tests", "tools") for found in imports_in(repository / name)]
     assert distributions_of(checks) - served - requirements_of(repository, "dev") == set()

@@ -9,7 +9,7 @@ import httpx2
 from anthropic import APIResponse, AsyncAPIResponse
 
 from mge_cache._key import DEFAULT_NAMESPACE
-from mge_cache._switch import LLM_CACHE_VARIABLE, is_on
+from mge_cache._switch import LLM_CACHE, switched_on
 from mge_cache.anthropic._behind import behind
 from mge_cache.anthropic._directions import Use, directions_of, without_directions
 from mge_cache.anthropic._identity import identity_of
@@ -63,7 +63,7 @@ def consider(request: APIRequest, call_next: object, options: Options) -> Call |
     headers = seat.headers(request) if seat else _lowered(request)
     directions = directions_of(headers)
     request = without_directions(request, headers)
-    if not is_on(LLM_CACHE_VARIABLE):
+    if not switched_on(LLM_CACHE):
         return Bypass(request=request, reason=None)
     body = request.json
     reason = _why_not(request, seat, options, body)
