@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import uvicorn
 from starlette.middleware.gzip import GZipMiddleware
 
 from tests.messages_server.app import MessagesServer
+from tests.messages_server.listening import listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ class Upstream:
         server = uvicorn.Server(
             uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False)
         )
-        listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        listener = listen()
         host, port = listener.getsockname()
         thread = threading.Thread(target=lambda: server.run(sockets=[listener]))
         thread.start()
