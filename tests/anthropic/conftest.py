@@ -29,6 +29,13 @@ def upstream() -> Iterator[Upstream]:
 
 
 @pytest.fixture
+def zipping_upstream() -> Iterator[Upstream]:
+    """The same, which compresses what it sends."""
+    with Upstream.serving(zipped=True) as upstream:
+        yield upstream
+
+
+@pytest.fixture
 async def target(tmp_path: Path) -> AsyncIterator[str]:
     """A sidecar in this process, behind a real gRPC server."""
     settings = replace(

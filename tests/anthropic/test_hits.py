@@ -67,6 +67,18 @@ async def test_streamed_and_whole_requests_share_an_entry(
 
 
 @pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_what_comes_compressed(
+    clients: Clients, zipping_upstream: Upstream, kind: str
+) -> None:
+    options = {"base_url": zipping_upstream.base_url}
+    client = clients.either(kind, clients.middleware(), **options)
+    for method, scene in (("via_raw", "text"), ("via_stream", "two"), ("via_create", "two")):
+        miss = await call(client, method, ask(scene))
+        assert await call(client, method, ask(scene)) == miss
+    assert zipping_upstream.calls == 2
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_parse(clients: Clients, upstream: Upstream, kind: str) -> None:
     client = clients.either(kind, clients.middleware())
 

@@ -98,6 +98,18 @@ async def test_a_sidecar_that_is_killed_in_mid_call_and_started_again(
     await eventually(hits, within_s=30.0)
 
 
+async def test_failures_are_not_forgotten_with_the_connection(
+    clients: Clients, upstream: Upstream, tmp_path: Path
+) -> None:
+    middleware = clients.middleware(target=f"unix:{tmp_path}/nobody")
+    for kind in ("async", "sync"):
+        await call(clients.either(kind, middleware), "via_create", ask("text"))
+    await middleware.aclose()
+    await asyncio.to_thread(middleware.close)
+    assert middleware.failures == 4
+    assert upstream.calls == 2
+
+
 async def test_a_closed_middleware_connects_again(clients: Clients, upstream: Upstream) -> None:
     middleware = clients.middleware()
     client = clients.asynchronous(middleware)
@@ -156,3 +168,5 @@ def test_one_middleware_serves_loop_after_loop(upstream: Upstream, tmp_path: Pat
     for _ in range(2):
         assert asyncio.run(ask_once()).stop_reason == "end_turn"
     assert middleware.counts["miss"] == 2
+    assert middleware.failures >= 2
+    assert len(middleware._async_sides) == 1  # those of loops that are closed are let go

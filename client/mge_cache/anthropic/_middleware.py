@@ -6,7 +6,6 @@ import asyncio
 import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 from anthropic import APIResponse, AsyncAPIResponse, Middleware
@@ -103,9 +102,8 @@ class PromptCacheMiddleware(Middleware):
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._sync_side: SyncSide | None = None
-        self._async_sides: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncSide] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._async_sides: dict[asyncio.AbstractEventLoop, AsyncSide] = {}
+        self._past_failures = 0
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -119,10 +117,8 @@ class PromptCacheMiddleware(Middleware):
     def failures(self) -> int:
         """How many look-ups and stores failed, so that calls were made without them."""
         with self._lock:
-            sides: list[AsyncSide | SyncSide] = [*self._async_sides.values()]
-            if self._sync_side is not None:
-                sides.append(self._sync_side)
-        return sum(side.client.failures for side in sides)
+            sides = [*self._async_sides.values(), self._sync_side]
+            return self._past_failures + sum(side.client.failures for side in sides if side)
 
     async def handle_async(
         self, request: APIRequest, call_next: AsyncCallNext
@@ -181,6 +177,7 @@ class PromptCacheMiddleware(Middleware):
             side = self._async_sides.pop(asyncio.get_running_loop(), None)
         if side is not None:
             await side.close()
+            self._forget(side)
 
     def close(self) -> None:
         """Wait until the answers of synchronous calls are stored, and disconnect.
@@ -191,6 +188,7 @@ class PromptCacheMiddleware(Middleware):
             side, self._sync_side = self._sync_side, None
         if side is not None:
             side.close()
+            self._forget(side)
 
     async def __aenter__(self) -> Self:
         """Return the middleware itself."""
@@ -261,6 +259,8 @@ class PromptCacheMiddleware(Middleware):
             self._forget_after_fork()
             side = self._async_sides.get(loop)
             if side is None:
+                for over in [loop for loop in self._async_sides if loop.is_closed()]:
+                    self._past_failures += self._async_sides.pop(over).client.failures
                 given = self._given if isinstance(self._given, AsyncClient) else None
                 client = given or AsyncClient(self._target, timeouts=self._timeouts)
                 side = AsyncSide(client, self._counts, owned=given is None)
@@ -276,9 +276,13 @@ class PromptCacheMiddleware(Middleware):
                 self._sync_side = SyncSide(client, self._counts, owned=given is None)
             return self._sync_side
 
+    def _forget(self, side: AsyncSide | SyncSide) -> None:
+        with self._lock:
+            self._past_failures += side.client.failures
+
     def _forget_after_fork(self) -> None:
         """Leave the connections of a parent process to it: gRPC's do not survive a fork."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._sync_side = None
-            self._async_sides = weakref.WeakKeyDictionary()
+            self._async_sides = {}
