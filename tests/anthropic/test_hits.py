@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anthropic.lib.middleware import BetaRefusalFallbackMiddleware
 
 from tests.anthropic.clients import METHODS, PROVIDERS, ask, call
 
@@ -130,3 +131,20 @@ def _anonymous(value: Any) -> str:
 def _of(shown: tuple[str, str, dict[str, Any]]) -> str:
     """The message, whatever class it is of; a streamed one sets more fields to None."""
     return json.dumps({k: v for k, v in shown[2].items() if v is not None}, sort_keys=True)
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_beside_a_middleware_of_the_sdks_own(
+    clients: Clients, upstream: Upstream, kind: str
+) -> None:
+    """What falls back asks twice, of two models: two entries, and no refusal among them."""
+    fallback = BetaRefusalFallbackMiddleware([{"model": "claude-sonnet-4-5"}])
+    middleware = clients.middleware()
+    client = clients.either(kind, fallback, middleware)
+    for method in ("via_beta", "via_beta_stream"):
+        miss = await call(client, method, ask("text"))
+        assert await call(client, method, ask("text")) == miss
+    before = upstream.calls
+    for _ in range(2):
+        await call(client, "via_beta", ask("refusal"))
+    assert upstream.calls == before + 4
