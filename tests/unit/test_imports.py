@@ -56,7 +56,6 @@ DISTRIBUTIONS = {
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
     "grpc_tools": "grpcio-tools",
-    "pydantic": "langchain-core",  # part of its interface
 }
 
 
