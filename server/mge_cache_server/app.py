@@ -17,15 +17,18 @@ from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
 from mge_cache_server.metrics import Metrics
-from mge_cache_server.model import LLM_LAYER
+from mge_cache_server.model import LLM_LAYER, RAG_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
 from mge_cache_server.prompt_cache import PromptCache
 from mge_cache_server.rag_cache import RagCache, RagPolicy
 from mge_cache_server.rag_index import Bounds
+from mge_cache_server.rag_partitions import Partitions
+from mge_cache_server.rag_vector_sets import KIND as VECTOR_SETS
+from mge_cache_server.rag_vector_sets import VectorSets
 from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
-from mge_cache_server.stores import open_store, retention_s
+from mge_cache_server.stores import open_store, retention_s, vectors_of
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
@@ -65,13 +68,16 @@ class App:
         """Start everything; ready when it returns.
 
         Raises OSError or RuntimeError for an address that cannot be had, and MgeError where the
-        embedded server cannot run.
+        embedded server cannot run, or the store lacks what the settings ask of it.
         """
         settings = self._settings
         if not settings.redis_url:
             settings = replace(settings, redis_url=await self._start_embedded())
         parts = self._parts = _assemble(settings, ready=lambda: self._serving)
         await parts.store.start()
+        if settings.rag_index == VECTOR_SETS:
+            # A store that does not answer yet is no reason not to start; one that has none is.
+            await vectors_of(parts.store).check()
         parts.feed.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
@@ -127,9 +133,10 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     )
     leases = Leases(store, failed=lambda name, what: counts.of(name, LLM_LAYER).error(what))
     parts = Parts(store, l1, epochs, counts, leases)
+    neighbours = _neighbours(settings, parts)
     prompts = PromptCache(parts, policy=_policy(settings))
     rag = RagCache(
-        parts, policy=_rag_policy(settings), similar=_similar(settings), bounds=_bounds(settings)
+        parts, policy=_rag_policy(settings), similar=_similar(settings), neighbours=neighbours
     )
     reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, rag=rag, version=__version__)
     metrics = Metrics(reporter)
@@ -148,7 +155,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         epochs,
         prompts.flights,
         rag.flights,
-        rows=rag.partitions,
+        rows=neighbours if isinstance(neighbours, Partitions) else None,
         # The feed belongs to no namespace: it appears in the sums only.
         failed=lambda: counts.of("", LLM_LAYER).error("feed"),
     )
@@ -193,6 +200,17 @@ def _bounds(settings: Settings) -> Bounds:
         rows_max=settings.rag_index_max_rows,
         bytes_max=settings.rag_index_max_bytes,
         compact=settings.rag_compact,
+    )
+
+
+def _neighbours(settings: Settings, parts: Parts) -> Partitions | VectorSets:
+    def failed(namespace: str, operation: str) -> None:
+        parts.counts.of(namespace, RAG_LAYER).error(operation)
+
+    if settings.rag_index == VECTOR_SETS:
+        return VectorSets(parts.store, vectors_of(parts.store), parts.epochs, failed=failed)
+    return Partitions(
+        parts.store, parts.epochs, bounds=_bounds(settings), failed=failed, now=parts.l1.now
     )
 
 

@@ -42,8 +42,13 @@ class KeyNames:
 
     def rows(self, partition: EntryKey) -> tuple[str, str]:
         """Where a partition's rows are: their contents, and when they end."""
-        stem = f"{self._prefix}:{{{partition.namespace}:{partition.digest.hex()}}}"
+        stem = self._partition(partition)
         return f"{stem}:v", f"{stem}:p"
+
+    def vectors(self, partition: EntryKey) -> tuple[str, str]:
+        """Where a partition's vector set is, and when its vectors end."""
+        stem = self._partition(partition)
+        return f"{stem}:s", f"{stem}:t"
 
     def epochs(self, namespace: str) -> str:
         """Where the clock and the epochs of a namespace are."""
@@ -56,6 +61,9 @@ class KeyNames:
     def digest(self, entry_name: bytes) -> bytes:
         """Read the digest back from the name of a record."""
         return bytes.fromhex(entry_name[-67:-3].decode("ascii"))
+
+    def _partition(self, partition: EntryKey) -> str:
+        return f"{self._prefix}:{{{partition.namespace}:{partition.digest.hex()}}}"
 
 
 def key_tag(digest: bytes) -> str:

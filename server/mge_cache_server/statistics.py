@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 
     from mge_cache_server.counts import Counts
 
+VECTOR_OPERATIONS: tuple[str, ...] = (
+    "search_vectors",
+    "put_vector",
+    "tend_vectors",
+    "drop_vector",
+)
+"""The operations on vector sets, which not every Redis has."""
+
 STORE_OPERATIONS: tuple[str, ...] = (
     "lookup",
     "put",
@@ -27,6 +35,7 @@ STORE_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
+    *VECTOR_OPERATIONS,
     "probe",
 )
 """The operations that are timed."""
@@ -41,6 +50,7 @@ ERROR_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
+    *VECTOR_OPERATIONS,
     "feed",
     "decode",
 )
@@ -127,6 +137,7 @@ class L1Statistics:
 class RagIndexStatistics:
     """The search for similar queries, of all namespaces: see ``RAGIndexStats``."""
 
+    kind: str = "local"
     partitions: int = 0
     rows: int = 0
     size_bytes: int = 0
