@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from mge_cache_server import redis_store_scripts as scripts
 from mge_cache_server.errors import MgeError
 from mge_cache_server.model import EntryKey
+from mge_cache_server.redis_store_errors import vector_sets_problem
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -138,12 +139,3 @@ class RedisVectors:
         """Remove a vector unless it was put again since its end was read."""
         names = self._names.vectors(partition)
         await self._run("drop_vector", scripts.DROP_VECTOR, names, digest, end)
-
-
-def vector_sets_problem(exc: Exception) -> str | None:
-    """Say why vector sets cannot be used; None: the failure says nothing about that."""
-    if isinstance(exc, NoPermissionError):
-        return "the user of Redis may not use vector sets: allow +vadd +vsim +vrem +vcard"
-    if isinstance(exc, ResponseError) and "unknown command" in str(exc).lower():
-        return "the server has no vector sets: use Redis 8, or --rag-index local"
-    return None

@@ -55,7 +55,7 @@ def store_settings(request: pytest.FixtureRequest, key_prefix: str) -> dict[str,
 
 
 def settings_of(kind: str, request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
-    """Make the settings of an empty store: "memory", or a kind of server, maybe "KIND vector-sets"."""
+    """Make the settings of an empty store: "memory", or a kind of server, or "KIND vector-sets"."""
     if kind == "memory":
         return {"redis_url": "memory://"}
     server, _, index = kind.partition(" ")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.rpc.conftest import Serve
 
 DIMENSION = 16
-KINDS = ("memory", "valkey9", "redis8", "cluster", "redis8 vector-sets", "cluster vector-sets")
+KINDS = ("memory", "valkey9", "redis8", "cluster", "redis8 vector-sets", "cluster8 vector-sets")
 
 
 @pytest.fixture(params=KINDS)
