@@ -20,6 +20,8 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 DEFAULT_NAMESPACE = "default"
 TOKEN_BYTES = 16
+PARTITION_TAGS = ("model:", "collection:")
+"""How the tags begin that all entries of a partition have."""
 
 _LEASE = struct.Struct(">BQI16s32s")
 _LEASE_VERSION = 1

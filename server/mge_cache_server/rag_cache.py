@@ -156,7 +156,7 @@ class RagCache(EntryCache[RagEntry]):
         ttl_s = self._ttl_s(key.namespace, ttl_s)
         status, tick = await self._keep(
             key,
-            lambda tick, created_ms: RagEntry(found, tick, created_ms, tags),
+            lambda tick, created_ms: RagEntry(found, tick, created_ms, tags, partition.key.digest),
             tags=tags,
             ttl_s=ttl_s,
             lease=lease,

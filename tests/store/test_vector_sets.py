@@ -1,4 +1,4 @@
-"""Vector sets on real servers: what is stored, found, cleaned up, and what a server without says."""
+"""Vector sets on real servers: what is found, what is cleaned up, and what one without says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.vectors import KINDS, beside, key_of, vectors
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mge_cache_server.redis_store_vectors import Neighbour, RedisVectors
     from mge_cache_server.similarity_basis import Floats
@@ -103,8 +103,9 @@ async def test_the_nearest_come_first_with_their_cosines(
 async def test_a_later_vector_takes_the_place_of_an_earlier_one(ours: RedisVectors) -> None:
     await put(ours, 1, NORTH)
     assert await put(ours, 1, EAST) == 1
-    [(digest, cosine)] = await found(ours)
-    assert (digest, cosine) == (key_of(1), pytest.approx(1.0))
+    [near] = await found(ours)
+    assert near.digest == key_of(1)
+    assert near.cosine == pytest.approx(1.0)
 
 
 async def test_what_is_over_is_removed_by_puts_and_by_tending(
@@ -240,14 +241,14 @@ async def test_a_server_without_vector_sets_says_so(
     try:
         assert "no vector sets: use Redis 8" in await refused(store)
         without = vectors_of(store)
-        calls: list[Callable[[], object]] = [
+        calls: list[Callable[[], Awaitable[object]]] = [
             lambda: found(without),
             lambda: put(without, 1),
             lambda: without.tend(PARTITION, floor=0, at_most=1),
         ]
         for call in 4 * calls:  # many times what opens the breaker
             with pytest.raises(StoreUnavailableError):
-                await call()  # type: ignore[misc]
+                await call()
         assert store.available
         assert (await store.lookup(PARTITION)).record is None
     finally:
