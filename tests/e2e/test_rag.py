@@ -195,6 +195,9 @@ async def test_with_vector_sets_only_the_same_query_is_found_without_the_store(
     assert await is_similar(sidecar, 1)
     assert (await store(sidecar, 3)).status == pb.SET_STATUS_STORED
     assert await is_similar(sidecar, 3)
+    shown = await command("stats", target=sidecar)
+    assert "2 in 1 partitions" in shown.out
+    assert "in the store" in shown.out
 
 
 @pytest.mark.parametrize("kind", ["valkey9", "redis7", "cluster"])
