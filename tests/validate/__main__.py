@@ -124,7 +124,7 @@ class Validation:
         process = Process(command, log=self._folder / "application.log")
         try:
             async with asyncio.timeout(_RUN_S):
-                while process.running:
+                while process.running:  # noqa: ASYNC110 - a process sets no event
                     await asyncio.sleep(0.05)
         finally:
             code = process.stop()
