@@ -278,6 +278,10 @@ class Timeouts:
     """How long ``get_or_compute`` goes straight to the source after the sidecar could not be
     reached, before one call tries it again."""
 
+    generate_margin_s: float = 2.0
+    """By how much longer a request of ``generate`` is waited for than the sidecar may take: whoever
+    hangs, it ends then."""
+
     def get_deadline_s(self, wait_s: float) -> float:
         """Return the deadline of a look-up that waits ``wait_s``."""
         return wait_s + self.slice_margin_s if wait_s else self.get_s

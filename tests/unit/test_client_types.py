@@ -17,6 +17,7 @@ from mge_cache import (
     MgeCacheError,
     PromptKey,
     PromptRequest,
+    ResourceExhaustedError,
     _wire,
     _wire_parts,
     errors,
@@ -102,7 +103,7 @@ def test_invalid_requests_name_the_field() -> None:
 def test_every_error_is_in_the_tree_and_the_docstring() -> None:
     assert errors.__doc__
     tree = [thing for name, thing in vars(errors).items() if name.endswith("Error")]
-    assert len(tree) == 8
+    assert len(tree) == 13
     for error in tree:
         assert issubclass(error, MgeCacheError)
         assert f" {error.__name__} " in f" {errors.__doc__} ".replace("\n", " ")
@@ -111,6 +112,12 @@ def test_every_error_is_in_the_tree_and_the_docstring() -> None:
 def test_errors_cross_processes() -> None:
     error = pickle.loads(pickle.dumps(InvalidRequestError("tags", "too many")))  # noqa: S301
     assert (str(error), error.field) == ("tags: too many", "tags")
+    full = ResourceExhaustedError("full", code="RESOURCE_EXHAUSTED", retry_after_s=1.5)
+    copied = pickle.loads(pickle.dumps(full))  # noqa: S301
+    assert (str(copied), copied.code, copied.retry_after_s) == (
+        *("full", "RESOURCE_EXHAUSTED"),
+        1.5,
+    )
 
 
 @pytest.mark.parametrize(
