@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from mge_cache.v1 import cache_service_pb2 as pb
 from mge_cache.v1 import cache_service_pb2_grpc as pb_grpc
 from mge_cache_server import keys, wire, wire_rag, wire_responses
-from mge_cache_server.interceptors import Unreadable, streaming, unary
+from mge_cache_server.interceptors import Unreadable, bidirectional, streaming, unary
 from mge_cache_server.model import Answer, LeaseEnd
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from mge_cache_server.conversation import Conversations
     from mge_cache_server.prices import Prices
     from mge_cache_server.prompt_cache import PromptCache
     from mge_cache_server.rag_cache import RagCache
@@ -44,6 +45,7 @@ class CacheService(pb_grpc.CacheServiceServicer):
         *,
         prompts: PromptCache,
         rag: RagCache,
+        conversations: Conversations,
         prices: Prices,
         reporter: Reporter,
         limits: wire.Limits,
@@ -63,6 +65,8 @@ class CacheService(pb_grpc.CacheServiceServicer):
         self.QueryRAG = unary("QueryRAG", self._query_rag, observe)  # type: ignore[assignment]
         self.StoreRAG = unary("StoreRAG", self._store_rag, observe)  # type: ignore[assignment]
         self.Invalidate = unary("Invalidate", self._invalidate, observe)  # type: ignore[assignment]
+        generate = bidirectional("Generate", conversations.hold, observe)
+        self.Generate = generate  # type: ignore[assignment]
         self.Stats = unary("Stats", self._stats, observe)  # type: ignore[assignment]
 
     async def _get_prompt(self, request: pb.GetPromptRequest) -> pb.GetPromptResponse:
