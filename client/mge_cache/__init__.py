@@ -29,21 +29,24 @@ from mge_cache._rag_types import (
     RagQuery,
     RagResult,
 )
+from mge_cache._stats_types import (
+    BatcherStats,
+    L1Stats,
+    LayerStats,
+    RagIndexStats,
+    Stats,
+    StoreStats,
+)
 from mge_cache._types import (
     Answer,
     Hit,
-    L1Stats,
-    LayerStats,
     Lease,
     Miss,
     PromptKey,
     PromptRequest,
-    RagIndexStats,
     SetResult,
     SetStatus,
     Source,
-    Stats,
-    StoreStats,
     Timeouts,
     Usage,
 )
@@ -72,6 +75,7 @@ __all__ = [
     "AnswerSource",
     "AsyncClient",
     "AsyncGeneration",
+    "BatcherStats",
     "CacheUse",
     "Certainty",
     "Client",

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from mge_cache._types import Lease, Stats
+    from mge_cache._stats_types import Stats
+    from mge_cache._types import Lease
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
 
 
