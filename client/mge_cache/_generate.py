@@ -44,7 +44,7 @@ class GenerateCalls(ClientBase):
 
         There is no source to fall back on, whatever ``fail_open`` is: where the sidecar is away, or
         goes away meanwhile, this fails with UnavailableError. It is not repeated by itself, as it
-        may have been paid for. At most 10,000 requests at once: ResourceExhaustedError beyond.
+        may have been paid for. At most 1000 requests at once: ResourceExhaustedError beyond.
         """
         message = _wire_generate.start_request(
             request,

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("mge_cache")
 
-REQUESTS_MAX = 10_000
-"""Requests of one client that may be under way at once."""
+REQUESTS_MAX = 1000
+"""Requests of one client that may be under way at once: as many as a sidecar takes of a stream."""
 LARGE_BYTES = 1 << 20
 """A request from this size on has a call of its own: the others do not wait until it is sent, and
 if it is more than the sidecar's gRPC takes, which ends the call, it is alone in that."""

@@ -56,8 +56,13 @@ class Call:
             "cache_creation_input_tokens": cache_write,
         }
         message = {
-            "id": "msg_1", "type": "message", "role": "assistant", "content": [],
-            "model": self.body["model"], "stop_reason": None, "stop_sequence": None,
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": self.body["model"],
+            "stop_reason": None,
+            "stop_sequence": None,
             "usage": usage,
         }
         self._response.set_result(StreamingResponse(self._stream(), media_type="text/event-stream"))

@@ -57,8 +57,13 @@ async def test_what_is_sent_to_anthropic(
     call = await upstream.call()
 
     assert call.body == {
-        "model": MODEL, "max_tokens": 64, "stream": True, "temperature": 0.0, "top_p": 0.5,
-        "system": "Be brief.", "new": {"a": [1]},
+        "model": MODEL,
+        "max_tokens": 64,
+        "stream": True,
+        "temperature": 0.0,
+        "top_p": 0.5,
+        "system": "Be brief.",
+        "new": {"a": [1]},
         "messages": [{"role": "user", "content": "Hello"}],
     }
     assert call.headers["x-api-key"] == "sk-secret"

@@ -185,4 +185,4 @@ async def test_what_cannot_be_sent_is_a_result_too(
     (failed,) = [end for end in ends if end.error]
     assert isinstance(failed.error, InvalidRequestError)
     with pytest.raises(InvalidRequestError, match="max_in_flight"):
-        client.generate_many([], max_in_flight=10_001)
+        client.generate_many([], max_in_flight=1001)
