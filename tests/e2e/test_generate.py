@@ -23,7 +23,7 @@ from mge_cache import (
     Timeouts,
     UnavailableError,
 )
-from tests.e2e.commands import command
+from tests.e2e.commands import command, start
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -132,6 +132,37 @@ async def test_an_idle_stream_does_not_keep_a_sidecar_from_ending(sidecar: Sidec
         assert await sidecar.stop() == 0
         with pytest.raises(UnavailableError):
             await client.generate(REQUEST).result()
+
+
+async def test_callers_who_go_away_leave_the_batch(
+    launch: Launch, anthropic_settings: dict[str, str]
+) -> None:
+    options = ("--batch-window", "60s")
+    sidecar = await launch(options=options, environment=anthropic_settings)
+    async with AsyncClient(sidecar.target) as client:
+
+        async def queued() -> int:
+            return (await client.stats()).batcher.queued
+
+        async def one_waits() -> bool:
+            return await queued() == 1
+
+        async def nobody_waits() -> bool:
+            return await queued() == 0
+
+        process = await start("generate", "-m", MODEL, "Why?", target=sidecar)
+        await eventually(one_waits, within_s=30)
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+        assert (process.returncode, out, err.strip()) == (130, b"", b"")
+        await eventually(nobody_waits, within_s=10)
+        async with client.generate(REQUEST):
+            await eventually(one_waits, within_s=10)
+        await eventually(nobody_waits, within_s=10)
+        lost = [client.generate(REQUEST)]
+        await eventually(one_waits, within_s=10)
+        lost.clear()
+        await eventually(nobody_waits, within_s=10)
 
 
 async def test_commands(sidecar: Sidecar) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mge_cache import Completion, Delta, InternalError
@@ -14,6 +14,9 @@ from tests.rpc.generate_double import completion_of
 RESTART = pb.GenerateResponse(restart=pb.GenerateRestart())
 # A text that arrives (or None, a restart), and whether the reader takes what is there after it.
 STEPS = st.lists(st.tuples(st.none() | st.text(max_size=4), st.booleans()), max_size=12)
+
+
+unhurried = settings(deadline=None)  # a busy machine is not a slow function
 
 
 def delta(text: str) -> pb.GenerateResponse:
@@ -36,6 +39,7 @@ def take(reply: Reply, into: list[Delta]) -> None:
         into.append(taken)
 
 
+@unhurried
 @given(STEPS, st.text(max_size=8), st.sampled_from(["all of it", "more of it", "another"]))
 def test_the_deltas_are_the_completion(
     steps: list[tuple[str | None, bool]], text: str, how: str
@@ -59,6 +63,7 @@ def test_the_deltas_are_the_completion(
         assert not any(each.restart for each in seen)
 
 
+@unhurried
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1))
 def test_a_reader_who_is_slow_gets_one_delta(texts: list[str]) -> None:
     reply = Reply()
