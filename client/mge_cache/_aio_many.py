@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from mge_cache._stream_parts import check_in_flight
 from mge_cache.errors import MgeCacheError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
     from mge_cache._aio_generation import AsyncGeneration
     from mge_cache._types import PromptRequest
@@ -50,12 +51,13 @@ class Many:
     async def _feed(self, requests: Requests) -> None:
         try:
             index = 0
-            async for request in _each(requests):
-                await self._slots.acquire()
-                task = asyncio.create_task(self._answer(index, request))
-                self._answers.add(task)
-                task.add_done_callback(self._finished)
-                index += 1
+            async with contextlib.aclosing(_each(requests)) as each:
+                async for request in each:
+                    await self._slots.acquire()
+                    task = asyncio.create_task(self._answer(index, request))
+                    self._answers.add(task)
+                    task.add_done_callback(self._finished)
+                    index += 1
         finally:
             if self._answers:
                 await asyncio.wait(self._answers)
@@ -75,7 +77,7 @@ class Many:
             self._done.put_nowait(defect)
 
 
-async def _each(requests: Requests) -> AsyncIterator[PromptRequest]:
+async def _each(requests: Requests) -> AsyncGenerator[PromptRequest, None]:
     if isinstance(requests, AsyncIterable):
         async for request in requests:
             yield request

@@ -114,6 +114,9 @@ class AsyncStream:
                 self._to_write.clear()
                 while self._outbox:
                     await self._call.write(self._outbox.popleft())
+                if self._once and not self._replies:
+                    await self._call.done_writing()  # then the sidecar ends it
+                    return
 
     async def _read(self) -> None:
         code, details = grpc.StatusCode.CANCELLED, ""
@@ -141,7 +144,7 @@ class AsyncStream:
 
     def _rest(self) -> None:
         if self._once and not self._replies:
-            self._call.cancel()
+            self._to_write.set()
 
     def _break(self, code: grpc.StatusCode, details: str) -> None:
         self.broken = True

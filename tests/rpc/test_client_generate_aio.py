@@ -186,6 +186,7 @@ async def test_a_large_request_has_its_own_call(
     await second.complete("large", "ok")
     assert (await large.result()).text == "ok"
     await eventually(lambda: second.over)
+    assert second.half_closed  # it was ended, not broken off
     assert not first.over
     await first.complete("small", "ok")
     assert (await kept.result()).text == "ok"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,3 +93,46 @@ async def test_what_was_not_sent_yet_need_not_be_cancelled(
     await eventually(lambda: double.ids == ["r", last.request_id])
     assert first.request_id == "r"
     assert not double.cancelled
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_random_callers_who_go_away_cost_the_others_nothing(
+    double: GenerateDouble, client: AsyncClient, seed: int
+) -> None:
+    double.answer = echo
+    chance = random.Random(seed)
+    prompts = [f"{number} " + "word " * chance.randint(1, 30) for number in range(150)]
+    ways = [chance.choice(["read", "result", "close", "cancel", "drop"]) for _ in prompts]
+    steps = [chance.randint(0, 3) for _ in prompts]
+
+    async def call(prompt: str, way: str, step: int) -> str:
+        generation = client.generate(replace(REQUEST, prompt=prompt))
+        if way == "result":
+            return (await generation.result()).text
+        text = ""
+        async for delta in generation:
+            text += delta.text
+            step -= 1
+            if step < 0 and way == "close":
+                await generation.aclose()
+            if step < 0 and way == "drop":
+                break
+        return text
+
+    tasks = [asyncio.create_task(call(*each)) for each in zip(prompts, ways, steps, strict=True)]
+    for task, way, step in zip(tasks, ways, steps, strict=True):
+        if way == "cancel":
+            asyncio.get_running_loop().call_later(step / 1000, task.cancel)
+    texts = await asyncio.gather(*tasks, return_exceptions=True)
+    for prompt, way, text in zip(prompts, ways, texts, strict=True):
+        if isinstance(text, str):
+            assert prompt.startswith(text)
+            assert text == prompt or way in {"close", "drop"}
+        else:
+            assert (type(text), way) == (asyncio.CancelledError, "cancel")
+    shared = client._streams._shared
+    assert shared is not None
+    await eventually(lambda: len(shared) == 0)
+    assert (await client.generate(REQUEST).result()).text == REQUEST.prompt
+    assert len(double.talks) == 1
+    assert not shared._outbox

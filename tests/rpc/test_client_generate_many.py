@@ -17,6 +17,7 @@ from mge_cache import (
     Strategy,
     UnavailableError,
 )
+from mge_cache._aio_many import Many
 from mge_cache.v1 import cache_service_pb2 as pb
 from tests.rpc.generate_double import echo
 from tests.rpc.generating import PATIENT, REQUEST, client, double
@@ -25,7 +26,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from mge_cache import AsyncClient
+    from mge_cache import AsyncClient, AsyncGeneration
     from tests.rpc.generate_double import GenerateDouble, Talk
 
 __all__ = ["client", "double"]  # fixtures
@@ -173,6 +174,14 @@ async def test_a_source_that_fails_is_told_after_the_answers(
     with pytest.raises(SourceError):
         await asyncio.to_thread(run_in_thread)
     assert sorted(seen) == ["a", "a", "b", "b"]
+
+
+async def test_a_defect_ends_it_and_is_told() -> None:
+    def generate(_: PromptRequest) -> AsyncGeneration:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await anext(Many(generate, max_in_flight=2).run([REQUEST] * 5))
 
 
 async def test_what_cannot_be_sent_is_a_result_too(

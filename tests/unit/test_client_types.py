@@ -20,6 +20,7 @@ from mge_cache import (
     ResourceExhaustedError,
     _wire,
     _wire_parts,
+    _wire_service,
     errors,
 )
 from mge_cache._channel import resolve_target
@@ -107,6 +108,17 @@ def test_every_error_is_in_the_tree_and_the_docstring() -> None:
     for error in tree:
         assert issubclass(error, MgeCacheError)
         assert f" {error.__name__} " in f" {errors.__doc__} ".replace("\n", " ")
+
+
+def test_reductions_are_shares_of_all_layers() -> None:
+    nothing = _wire_service.stats_of(pb.StatsResponse())
+    assert (nothing.cost_reduction, nothing.time_reduction) == (0.0, 0.0)
+    layers = [
+        pb.LayerStats(saved_usd=1, spent_usd=2, saved_seconds=3, computed_seconds=1),
+        pb.LayerStats(saved_usd=0, spent_usd=1, saved_seconds=3, computed_seconds=1),
+    ]
+    some = _wire_service.stats_of(pb.StatsResponse(layers=layers))
+    assert (some.cost_reduction, some.time_reduction) == (0.25, 0.75)
 
 
 def test_errors_cross_processes() -> None:
