@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.bench import servers
+from tests.bench.dropin import measure_dropin
 from tests.bench.measure import LoadError
 from tests.bench.processes import StartError
 from tests.bench.profile import profile_hits
@@ -73,6 +74,8 @@ async def _measure(folder: Path, options: argparse.Namespace, console: Console) 
             progress("starting sidecars")
             starts = await measure_starts(folder, redis_socket, repeats=min(5, options.rounds))
             results = await _speed(folder, redis_socket, options, progress)
+            progress("the drop-in for Anthropic's SDK")
+            dropins = await measure_dropin(folder, redis_socket, rounds=options.rounds)
         progress(f"storing {options.entries:,} entries")
         footprint, invalidations = await measure_entries(folder, entries=options.entries)
     return Report(
@@ -80,6 +83,7 @@ async def _measure(folder: Path, options: argparse.Namespace, console: Console) 
         starts,
         footprint,
         invalidations,
+        dropins,
         targets(results, starts, footprint, invalidations),
         rounds=options.rounds,
         round_s=options.round_s,

@@ -44,15 +44,18 @@ CLIENT_OWNERS = {
     # As SERVER_OWNERS, for the client's extras.
     "langchain_core": r"langchain|_langchain_.*",
     "pydantic": r"_langchain_retriever",
+    "anthropic": r"anthropic(\..*)?",
+    "httpx2": r"anthropic\..*",
 }
 DISTRIBUTIONS = {
     # Where a distribution's name is not that of its package.
     "google.protobuf": "protobuf",
+    "httpx2": "anthropic",  # part of its interface
+    "pydantic": "langchain-core",  # part of its interface
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
     "grpc_tools": "grpcio-tools",
-    "pydantic": "langchain-core",  # part of its interface
 }
 
 
