@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from anthropic import AsyncAnthropic
 
+from mge_cache._breaker import Breaker
+from mge_cache._generate_types import AnswerSource, CacheUse
+from mge_cache._switch import LLM_CACHE, switched_on
+from mge_cache._types import PromptRequest, Timeouts
+from mge_cache.aio import AsyncClient
 from mge_cache.anthropic._directions import CACHE_HEADER, masterplan_header
 from mge_cache.anthropic._middleware import PromptCacheMiddleware
 from mge_cache.anthropic._record import usage_of
-from mge_cache.errors import InvalidRequestError
+from mge_cache.errors import DeadlineExceededError, MgeCacheError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
-    from mge_cache._types import Timeouts, Usage
+    from mge_cache._types import Usage
 
 MAX_TOKENS = 1024
 """Of an answer, unless the caller says otherwise."""
@@ -40,13 +46,20 @@ class Generation:
         return self.text
 
 
+class _Asked(TypedDict):
+    model: str
+    prompt: str
+    temperature: float | None
+
+
 class EnhancedAnthropicClient:
     """Generates text with Claude, from one event loop.
 
     ``enable_v2_caching``: look in the cache before each call, and store its answer after it without
     making the caller wait. ``enable_v2_batching``: have the sidecar make the call, together with
-    others. ``client``: the SDK's client to use, which stays the caller's to close; None: one that
-    takes its key from the environment. ``target``, ``timeouts``, ``namespace`` and ``ttl_s`` are
+    others (docs/batcher.md), by its own key; where it cannot, the call is made from here.
+    ``client``: the SDK's client to use, which stays the caller's to close; None: one that takes its
+    key from the environment. ``target``, ``timeouts``, ``namespace`` and ``ttl_s`` are
     those of ``PromptCacheMiddleware``.
     """
 
@@ -61,11 +74,15 @@ class EnhancedAnthropicClient:
         namespace: str = "default",
         ttl_s: float | None = None,
     ) -> None:
-        if enable_v2_batching:
-            raise InvalidRequestError("enable_v2_batching", "this version cannot batch yet")
         self._cache = PromptCacheMiddleware(
             target=target, timeouts=timeouts, namespace=namespace, ttl_s=ttl_s
         )
+        self._namespace = namespace
+        self._ttl_s = ttl_s
+        timeouts = timeouts or Timeouts()
+        self._sidecar = AsyncClient(target, timeouts=timeouts) if enable_v2_batching else None
+        self._breaker = Breaker(retry_s=timeouts.retry_s, clock=time.monotonic)
+        self._batch_failures = 0
         self._owned = AsyncAnthropic() if client is None else None
         self._client: AsyncAnthropic = client or self._owned  # type: ignore[assignment]
         self._caching = enable_v2_caching
@@ -79,8 +96,8 @@ class EnhancedAnthropicClient:
 
     @property
     def failures(self) -> int:
-        """How many look-ups and stores failed, so that calls were made without them."""
-        return self._cache.failures
+        """How many look-ups, stores and batched requests failed: calls were made without them."""
+        return self._cache.failures + self._batch_failures
 
     async def generate_with_caching(
         self,
@@ -97,6 +114,16 @@ class EnhancedAnthropicClient:
         ``temperature`` None leaves it to the API. The answer can be invalidated by
         ``masterplan_id``. Raises the SDK's own errors.
         """
+        if self._sidecar is not None and switched_on(LLM_CACHE):
+            parameters = {"max_tokens": max_tokens} | ({} if system is None else {"system": system})
+            generation = await self._batched(
+                self._sidecar,
+                {"model": model, "prompt": prompt, "temperature": temperature},
+                parameters,
+                masterplan_id,
+            )
+            if generation is not None:
+                return generation
         arguments: dict[str, Any] = {
             "model": model,
             "max_tokens": max_tokens,
@@ -118,9 +145,48 @@ class EnhancedAnthropicClient:
             cached=response.headers.get(CACHE_HEADER, "").startswith("hit"),
         )
 
+    async def _batched(
+        self,
+        sidecar: AsyncClient,
+        asked: _Asked,
+        parameters: Mapping[str, object],
+        masterplan_id: str | None,
+    ) -> Generation | None:
+        """Have the sidecar ask, or return None where it cannot: then the caller asks by itself.
+
+        So errors of Anthropic are the SDK's in any case. A call that broke while the sidecar made
+        it may be paid for twice.
+        """
+        if not self._breaker.allows():
+            self._batch_failures += 1
+            return None
+        cache = CacheUse.USE if self._caching else CacheUse.BYPASS
+        try:
+            request = PromptRequest(**asked, parameters=parameters, namespace=self._namespace)
+            # That a sidecar hangs, Generate would tell at the end of its whole time-out only.
+            await sidecar.get(request)
+            completion = await sidecar.generate(
+                request, masterplan=masterplan_id, ttl_s=self._ttl_s, cache=cache
+            ).result()
+        except MgeCacheError as exc:
+            self._batch_failures += 1
+            if isinstance(exc, (UnavailableError, DeadlineExceededError)):
+                self._breaker.failed(slow=False)
+            return None
+        self._breaker.succeeded()
+        return Generation(
+            text=completion.text,
+            model=request.model,
+            stop_reason=completion.stop_reason,
+            usage=completion.usage,
+            cached=completion.source is not AnswerSource.UPSTREAM,
+        )
+
     async def close(self) -> None:
         """Wait until the answers are stored, and disconnect."""
         await self._cache.aclose()
+        if self._sidecar is not None:
+            await self._sidecar.close()
         if self._owned is not None:
             await self._owned.close()
 
