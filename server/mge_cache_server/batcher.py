@@ -26,6 +26,7 @@ from mge_cache_server.slots import Reader, Slot
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.batches import Batches
     from mge_cache_server.generation import Reply, Request
     from mge_cache_server.model import Entry, Lease
@@ -49,12 +50,14 @@ class Batcher:
         self,
         prompts: PromptCache,
         batches: Batches,
+        counts: BatchCounts,
         *,
         wait_s: float,
         answer_max_bytes: int,
     ) -> None:
         self._prompts = prompts
         self._batches = batches
+        self._counts = counts
         self._wait_s = wait_s
         self._answer_max_bytes = answer_max_bytes
         self._slots: dict[_Name, Slot] = {}
@@ -169,6 +172,7 @@ class Batcher:
             compute_s=reply.compute_s,
         )
         namespace = question.key.namespace
+        self._counts.bought(question.model, reply.usage, reply.cost_usd)
         self._prompts.shared(namespace, answer, slot.joined)
         whole = reply.stop_reason in generation.COMPLETE and reply.text.strip()
         fits = len(answer.body) <= self._answer_max_bytes
