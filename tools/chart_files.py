@@ -1,4 +1,4 @@
-"""``python -m tools.chart_files [--check]``: writes into the charts what the sidecar's settings say.
+"""``python -m tools.chart_files [--check]``: writes the sidecar's settings into the charts.
 
 The library chart takes settings by their names in the configuration file. Which there are, what
 each may hold and its environment variable come from ``config.options()``: into the schema of the

@@ -42,6 +42,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "tags_max": ("8", 8),
     "namespaces_max": ("3", 3),
     "drain": ("0", 0.0),
+    "shutdown_delay": ("15s", 15.0),
     "llm_cache_enabled": ("off", False),
     "rag_cache_enabled": ("off", False),
     "rag_ttl": ("30m", 1800.0),
