@@ -7,6 +7,8 @@ import re
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mge_cache.v1 import cache_service_pb2 as pb
 from tests.e2e.commands import command, start
 
