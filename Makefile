@@ -10,7 +10,7 @@ BASELINE := protos/baseline/mge_cache.binpb
 DATA_DIR ?= $(CURDIR)/.mge-cache-data
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench check lint format types proto proto-check settings baseline lock clean
+.PHONY: help run test demo bench check lint format types proto proto-check settings baseline lock clean helm helm-test helm-files helm-docs
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,18 @@ proto: $(READY) ## Generate client/mge_cache/v1 from the contract
 
 settings: $(READY) ## Write the table of settings into README.md and docs/settings.md
 	@$(PY) -m tools.settings_pages
+
+helm: $(READY) ## Fetch real helm and kubectl into .helm, for the tests of the charts
+	@PYTHON="$(PYTHON)" $(PY) -m tools.fetch_helm
+
+helm-test: helm ## Test the charts with real helm and kubectl: schemas, versions, upgrades, bad values
+	@$(PY) -m pytest -n auto --dist worksteal tests/helm $(ARGS)
+
+helm-files: $(READY) ## Write the sidecar's settings into the charts
+	@$(PY) -m tools.chart_files
+
+helm-docs: $(READY) ## Write the charts' values into their READMEs
+	@$(PY) -m tools.chart_readmes
 
 proto-check: $(READY) ## Lint the contract; look for breaking changes and for stale generated code
 	@$(BIN)/buf lint

@@ -39,7 +39,7 @@ name, by which a message calls it.
 What the sidecar takes beside its two bounds, and by how much it may exceed them, in bytes and percent. Measured:
 see the chart's README.
 */}}
-{{- define "mge-cache-sidecar.baseBytes" -}}{{ mul 150 1048576 }}{{- end -}}
+{{- define "mge-cache-sidecar.baseBytes" -}}{{ mul 180 1048576 }}{{- end -}}
 {{- define "mge-cache-sidecar.boundPercent" -}}130{{- end -}}
 
 {{- define "mge-cache-sidecar.checkMemory" -}}

@@ -20,7 +20,7 @@ whole, so that two long names stay two. Takes a dict of text and suffix.
 {{- if le (len $whole) 63 -}}
 {{- $whole -}}
 {{- else -}}
-{{- $room := int (sub 63 (len .suffix) 9) -}}
+{{- $room := int (sub 63 (add (len .suffix) 9)) -}}
 {{- printf "%s-%s%s" (.text | trunc $room | trimSuffix "-") (.text | sha256sum | trunc 8) .suffix -}}
 {{- end -}}
 {{- end -}}
