@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from tests.helm.charts import Object
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(|m|k|Ki|[MGT]i?)")
-_FACTORS = {"": 1, "k": 1000, "m": Fraction(1, 1000)} | {
-    f"{letter}{suffix}": base**power
+_FACTORS = {"": Fraction(1), "k": Fraction(1000), "m": Fraction(1, 1000)} | {
+    f"{letter}{suffix}": Fraction(base) ** power
     for power, letter in enumerate("KMGT", start=1)
     for suffix, base in (("", 1000), ("i", 1024))
 }

@@ -58,7 +58,7 @@ def adopt(charts: Charts, name: str) -> None:
 @pytest.fixture(scope="module")
 def adopted(charts: Charts, tmp_path_factory: pytest.TempPathFactory) -> Charts:
     """Charts: "answers" has adopted the sidecar, "plain" has not."""
-    assert charts  # helm is there
+    del charts  # it says that helm is there
     made = copy_charts(tmp_path_factory.mktemp("adopting"))
     adopt(made, "answers")
     shutil.copytree(PLAIN, made.folder / "plain")

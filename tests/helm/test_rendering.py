@@ -7,7 +7,7 @@ import subprocess
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
 from jsonschema import Draft202012Validator

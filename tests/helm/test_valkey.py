@@ -1,0 +1,72 @@
+"""The Valkey of the chart: its command with a real Valkey."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import redis
+
+from tests.helm.charts import CI_VALUES, pod_of
+from tests.servers.binaries import find_binary
+from tests.servers.fixtures import require
+from tests.servers.redis_server import free_port
+from tests.waiting import eventually
+
+if TYPE_CHECKING:
+    from tests.helm.charts import Charts, Object
+
+PASSWORD = "0123456789abcdef"
+
+
+def moved(container: Object, folder: Path, port: int) -> list[str]:
+    """Return the container's command with its folders and its port in another place."""
+    words = [*container["command"], *container["args"]]
+    places = {"/etc/valkey-password": folder, "/data": folder, "port 6379": f"port {port}"}
+    for place, here in places.items():
+        assert any(place in word for word in words)
+        words = [word.replace(place, str(here)) for word in words]
+    return words
+
+
+async def test_it_wants_its_password_and_ends_at_once(charts: Charts, tmp_path: Path) -> None:
+    binary = require(lambda: find_binary("valkey9"))
+    [values] = [each for each in CI_VALUES if each.name == "valkey-values.yaml"]
+    [container] = pod_of(charts.objects(values), "valkey")["containers"]
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    (tmp_path / "valkey-server").symlink_to(binary)
+    port = free_port()
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            moved(container, tmp_path, port),
+            env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        with redis.Redis(port=port, password=PASSWORD) as client:
+
+            def answers() -> bool:
+                try:
+                    return bool(client.ping())
+                except redis.ConnectionError as error:
+                    raise AssertionError((tmp_path / "log").read_text()) from error
+
+            await eventually(answers, within_s=20.0)
+            assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "volatile-ttl"
+            assert client.config_get("save")["save"] == ""
+            assert client.config_get("maxmemory")["maxmemory"] == str(96 << 20)
+        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        shown = Path(f"/proc/{process.pid}/cmdline")
+        assert not shown.exists() or PASSWORD.encode() not in shown.read_bytes()
+        # The shell has made way: the signal reaches Valkey.
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
+    finally:
+        process.kill()
+        process.wait()
