@@ -66,7 +66,11 @@ BAD = {
     ),
     "setting in extraEnv": (
         [f'{SIDECAR}.extraEnv=[{{"name":"MGE_CACHE_TTL","value":"1h"}}]'],
-        "MGE_CACHE_TTL belongs into mge-cache-sidecar.settings",
+        "MGE_CACHE_TTL is a setting: it belongs into mge-cache-sidecar.settings",
+    ),
+    "key in extraEnv": (
+        [f'{SIDECAR}.extraEnv=[{{"name":"ANTHROPIC_API_KEY","value":"hunter2"}}]'],
+        "ANTHROPIC_API_KEY is a setting",
     ),
     "too little memory": (
         [f'{SIDECAR}.settings.l1_max="1GiB"'],

@@ -90,8 +90,8 @@ see the chart's README.
 {{- fail "mge-cache-sidecar.httpPort: must differ from mge-cache-sidecar.grpcPort" -}}
 {{- end -}}
 {{- range $values.extraEnv -}}
-{{- if hasPrefix "MGE_" .name -}}
-{{- fail (printf "mge-cache-sidecar.extraEnv: %s belongs into mge-cache-sidecar.settings, by its name there" .name) -}}
+{{- if or (hasPrefix "MGE_" .name) (hasPrefix "ANTHROPIC_" .name) -}}
+{{- fail (printf "mge-cache-sidecar.extraEnv: %s is a setting: it belongs into mge-cache-sidecar.settings by its name there, and a secret into a Secret" .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -29,6 +29,17 @@ rag_index_max: MGE_CACHE_RAG_INDEX_MAX
 rag_compact: MGE_CACHE_RAG_COMPACT
 rag_query_cost_usd: MGE_CACHE_RAG_QUERY_COST_USD
 rag_store_texts: MGE_CACHE_RAG_STORE_TEXTS
+anthropic_base_url: ANTHROPIC_BASE_URL
+batch_strategy: MGE_CACHE_BATCH_STRATEGY
+batch_window: MGE_CACHE_BATCH_WINDOW
+batch_max: MGE_CACHE_BATCH_MAX
+batch_eager: MGE_CACHE_BATCH_EAGER
+batch_queue_max: MGE_CACHE_BATCH_QUEUE_MAX
+deferred_window: MGE_CACHE_DEFERRED_WINDOW
+deferred_max: MGE_CACHE_DEFERRED_MAX
+deferred_poll: MGE_CACHE_DEFERRED_POLL
+upstream_calls_max: MGE_CACHE_UPSTREAM_CALLS_MAX
+upstream_timeout: MGE_CACHE_UPSTREAM_TIMEOUT
 reflection: MGE_CACHE_REFLECTION
 log_level: MGE_CACHE_LOG_LEVEL
 log_format: MGE_CACHE_LOG_FORMAT
