@@ -33,6 +33,23 @@ def moved(container: Object, folder: Path, port: int) -> list[str]:
     return words
 
 
+def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a command that finds its program in a folder, and logs there."""
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(
+            command,
+            env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+            stdout=log,
+            stderr=log,
+        )
+
+
+def command_line(pid: int) -> bytes:
+    """Return what others see of a process; nothing where there is no /proc."""
+    file = Path(f"/proc/{pid}/cmdline")
+    return file.read_bytes() if file.exists() else b""
+
+
 async def test_it_wants_its_password_and_ends_at_once(charts: Charts, tmp_path: Path) -> None:
     binary = require(lambda: find_binary("valkey9"))
     [values] = [each for each in CI_VALUES if each.name == "valkey-values.yaml"]
@@ -40,13 +57,7 @@ async def test_it_wants_its_password_and_ends_at_once(charts: Charts, tmp_path: 
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
     (tmp_path / "valkey-server").symlink_to(binary)
     port = free_port()
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            moved(container, tmp_path, port),
-            env={"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
-            stdout=log,
-            stderr=log,
-        )
+    process = start(moved(container, tmp_path, port), tmp_path)
     try:
         with redis.Redis(port=port, password=PASSWORD) as client:
 
@@ -62,8 +73,7 @@ async def test_it_wants_its_password_and_ends_at_once(charts: Charts, tmp_path: 
             assert client.config_get("maxmemory")["maxmemory"] == str(96 << 20)
         with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
-        shown = Path(f"/proc/{process.pid}/cmdline")
-        assert not shown.exists() or PASSWORD.encode() not in shown.read_bytes()
+        assert PASSWORD.encode() not in command_line(process.pid)
         # The shell has made way: the signal reaches Valkey.
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
