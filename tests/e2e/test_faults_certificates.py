@@ -1,4 +1,4 @@
-"""Secrets that change in their files, as those of a mounted Secret do: no restart is needed."""
+"""Certificates that change in their files, as those of a mounted Secret do: without a restart."""
 
 from __future__ import annotations
 
@@ -91,19 +91,3 @@ async def test_new_authority_and_client_certificate(
     mount(issued, tmp_path / "mounted")
     await faults.until_connected(sidecar, within_s=RECONNECT_S)
     await eventually(stores(caller), within_s=RECONNECT_S)
-
-
-async def test_new_password(launch: Launch, own_server: OwnServer, tmp_path: Path) -> None:
-    file = tmp_path / "password"
-    file.write_text("first\n")
-    server = own_server(password="first")
-    url = f"redis://127.0.0.1:{server.port}/0"
-    sidecar = await launch(url, options=("--redis-password-file", str(file)), http=True)
-    caller = Caller(sidecar)
-    await faults.until_connected(sidecar)
-
-    await asyncio.to_thread(server.set_password, "second")
-    await eventually(cuts_off(sidecar), within_s=RECONNECT_S)
-    file.write_text("second\n")
-    await faults.until_connected(sidecar, within_s=RECONNECT_S)
-    assert (await caller.set("after")).status == pb.SET_STATUS_STORED
