@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.helm.charts import CI_VALUES, of_kind, read_objects
+from tests.helm.charts import CI_VALUES, HELM, RenderError, of_kind, read_objects
 from tests.helm.second_opinion import problems
 
 if TYPE_CHECKING:
@@ -76,3 +78,20 @@ def test_notes_tell_how_to_see_a_hit(charts: Charts) -> None:
 def test_hooks_and_cluster_wide_objects_are_opt_in(charts: Charts) -> None:
     kinds = {each["kind"] for each in read_objects(charts.text())}
     assert kinds == {"Deployment"}
+
+
+def test_the_readmes_commands_do_what_they_say(charts: Charts) -> None:
+    readme = (HELM / "mge-cache" / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", readme, re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    [install] = [line for line in lines if line.startswith("helm install")]
+    [secret] = [line for line in lines if line.startswith("kubectl create secret")]
+    [upgrade] = [line for line in lines if line.startswith("helm upgrade")]
+    for line in (install, upgrade):
+        _, _, release, chart, *flags = shlex.split(line)
+        assert (release, chart) == ("trial", "helm/mge-cache")
+        flags = [flag for flag in flags if flag != "--reuse-values"]
+        assert read_objects(charts.text(release=release, more=tuple(flags)))
+    with pytest.raises(RenderError) as refused:
+        charts.text(release="trial", settings=("valkey.enabled=true",))
+    assert shlex.split(secret)[4] in str(refused.value)
