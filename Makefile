@@ -84,7 +84,7 @@ lock: $(READY) ## Resolve the dependencies anew into requirements.lock (the late
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what make made, but not the data of `make run`
-	@rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .helm helm/mge-cache/charts helm/mge-cache/Chart.lock dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find client server tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml tools/setup_venv

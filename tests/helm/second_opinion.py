@@ -59,7 +59,7 @@ def _joins(objects: list[Object], pods: list[tuple[str, Any]]) -> Iterator[str]:
                 yield from _service(where, spec, pods)
             case "ServiceMonitor":
                 yield from _service_monitor(where, spec, objects)
-            case "PodMonitor":
+            case "PodMonitor" if "namespaceSelector" not in spec:  # else the pods are others'
                 ports = [each["portNumber"] for each in spec["podMetricsEndpoints"]]
                 yield from _reaches(where, spec["selector"]["matchLabels"], ports, pods)
             case "NetworkPolicy":

@@ -80,6 +80,10 @@ spec:
   selector:
     matchLabels:
       {{- include "mge-cache-sidecar.selectorLabels" . | nindent 6 }}
+  {{- with $values.podMonitor.namespaceSelector }}
+  namespaceSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   podMetricsEndpoints:
     - portNumber: {{ int $values.httpPort }}
       {{- include "mge-cache-sidecar.endpoint" $values.podMonitor | nindent 6 }}
@@ -115,7 +119,8 @@ metadata:
   labels:
     {{- include "mge-cache-sidecar.labels" (dict "context" . "component" "mge-cache-rules" "more" $values.prometheusRule.additionalLabels) | nindent 4 }}
 spec:
-  {{- (index .Subcharts "mge-cache-sidecar").Files.Get "files/rules.yaml" | nindent 2 }}
+  {{- $rules := (index .Subcharts "mge-cache-sidecar").Files.Get "files/rules.yaml" | fromYaml }}
+  {{- toYaml (pick $rules "groups") | nindent 2 }}
 {{- end -}}
 
 {{- define "mge-cache-sidecar.dashboard" -}}
