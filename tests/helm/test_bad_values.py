@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
-from tests.helm.charts import RenderError
+from tests.helm.charts import HELM, RenderError, read_objects
+from tests.helm.second_opinion import problems
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.helm.charts import Charts
 
 SIDECAR = "mge-cache-sidecar"
@@ -125,3 +130,51 @@ def test_the_memory_that_the_message_names_will_do(charts: Charts) -> None:
 
 def test_global_is_allowed(charts: Charts) -> None:
     assert charts.text(settings=('global={"region":"eu"}', f'{SIDECAR}.global={{"a":1}}'))
+
+
+def paths(values: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the path of every value and of every map of values."""
+    for name, value in values.items():
+        yield ".".join((*path, name))
+        if isinstance(value, dict):
+            yield from paths(value, (*path, name))
+
+
+def every_path() -> list[str]:
+    """List what can be set to null, in both charts."""
+    application, library = (
+        yaml.safe_load((HELM / chart / "values.yaml").read_text())
+        for chart in ("mge-cache", SIDECAR)
+    )
+    return [*paths(application), *paths(library, (SIDECAR,))]
+
+
+EVERYTHING = (
+    f"{SIDECAR}.serviceMonitor.enabled=true",
+    f"{SIDECAR}.prometheusRule.enabled=true",
+    f"{SIDECAR}.dashboard.enabled=true",
+    f'{SIDECAR}.redis.url="rediss://redis:6380/0"',
+    "networkPolicy.enabled=true",
+    "networkPolicy.restrictEgress=true",
+)
+TAKEN_AWAY = re.compile(r"no request or no limit")  # who takes a limit away wants none
+CLEAR = re.compile(r"must |missing property|is too little")
+
+
+def complaints(charts: Charts, path: str) -> list[str]:
+    """Say what is wrong with how null is met at a path."""
+    try:
+        text = charts.text(settings=(*EVERYTHING, f"{path}=null"))
+    except RenderError as refused:
+        said = str(refused)
+        internal = "executing" in said.partition("execution error at")[0]
+        return [f"{path}: {said}"] if internal or not CLEAR.search(said) else []
+    found = problems(read_objects(text))
+    return [f"{path}: {each}" for each in found if not TAKEN_AWAY.search(each)]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_null_is_taken_well_or_refused_clearly(charts: Charts, number: int) -> None:
+    # What of a security context is taken away is taken away.
+    tried = [path for path in every_path() if "securityContext." not in path][number::4]
+    assert [each for path in tried for each in complaints(charts, path)] == []

@@ -38,6 +38,7 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(
             command,
+            cwd=folder,
             env={"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
             stdout=log,
             stderr=log,
@@ -80,3 +81,18 @@ async def test_it_wants_its_password_and_ends_at_once(charts: Charts, tmp_path: 
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("content", [None, "\n"], ids=["no file", "empty"])
+def test_it_does_not_start_without_a_password(
+    charts: Charts, tmp_path: Path, content: str | None
+) -> None:
+    [values] = [each for each in CI_VALUES if each.name == "valkey-values.yaml"]
+    [container] = pod_of(charts.objects(values), "valkey")["containers"]
+    if content is not None:
+        (tmp_path / "password").write_text(content)
+    (tmp_path / "valkey-server").write_text("#!/bin/sh\ntouch started\n")
+    (tmp_path / "valkey-server").chmod(0o755)
+    process = start(moved(container, tmp_path, free_port()), tmp_path)
+    assert process.wait(timeout=20) != 0
+    assert not (tmp_path / "started").exists()

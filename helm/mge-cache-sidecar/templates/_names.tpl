@@ -8,7 +8,28 @@ Names and labels. All of these take the context of the chart that includes them.
 {{- if not (kindIs "map" $values) -}}
 {{- fail (printf "chart %s: there are no values mge-cache-sidecar: name the library mge-cache-sidecar, without an alias, among the dependencies in Chart.yaml" .Chart.Name) -}}
 {{- end -}}
+{{- range splitList " " (include "mge-cache-sidecar.needed" .) -}}
+{{- $at := $values -}}
+{{- range $name := splitList "." . -}}
+{{- if kindIs "map" $at -}}{{- $at = index $at $name -}}{{- end -}}
+{{- end -}}
+{{- if kindIs "invalid" $at -}}
+{{- fail (printf "mge-cache-sidecar.%s: must not be null; leave it out to have its default" .) -}}
+{{- end -}}
+{{- end -}}
 {{- toYaml $values -}}
+{{- end -}}
+
+{{/*
+The values that must not be null. (In values.schema.json, "required" would have linting of the library fail.)
+*/}}
+{{- define "mge-cache-sidecar.needed" -}}
+enabled image image.repository image.pullPolicy transport grpcPort httpPort httpHost redis redis.passwordSecret
+{{- " redis.passwordSecret.key redis.sentinelPasswordSecret redis.sentinelPasswordSecret.key redis.tls" -}}
+{{- " redis.tls.caSecret redis.tls.caSecret.key redis.tls.certSecret redis.tls.certSecret.certKey" -}}
+{{- " redis.tls.certSecret.keyKey anthropicKeySecret anthropicKeySecret.key settings runAsUser runAsGroup" -}}
+{{- " startupProbe livenessProbe readinessProbe shutdownDelaySeconds serviceMonitor podMonitor" -}}
+{{- " prometheusRule dashboard" -}}
 {{- end -}}
 
 {{/*

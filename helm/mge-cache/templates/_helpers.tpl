@@ -39,7 +39,7 @@ app.kubernetes.io/component: valkey
 {{- end -}}
 
 {{- define "mge-cache.check" -}}
-{{- $sidecar := index .Values "mge-cache-sidecar" -}}
+{{- $sidecar := include "mge-cache-sidecar.values" . | fromYaml -}}
 {{- $settings := $sidecar.settings | default dict -}}
 {{- $drain := include "mge-cache-sidecar.seconds" (dict "text" (get $settings "drain" | default "10s") "name" "mge-cache-sidecar.settings.drain") | int -}}
 {{- $delay := ternary 0 (int $sidecar.shutdownDelaySeconds) .Values.native -}}
