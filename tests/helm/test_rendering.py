@@ -145,3 +145,15 @@ def test_versions_that_are_too_old_are_refused(charts: Charts) -> None:
         charts.text(version="1.28")
     # Vendors write their own versions.
     assert charts.objects(version="1.29.3-gke.100")
+
+
+def test_rules_and_dashboard_arrive_as_they_are(charts: Charts) -> None:
+    [values] = [each for each in CI_VALUES if each.name == "service-monitor-values.yaml"]
+    objects = charts.objects(values)
+    files = charts.folder / "mge-cache-sidecar" / "files"
+    [rule] = of_kind(objects, "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load((files / "rules.yaml").read_text())
+    [dashboard] = of_kind(objects, "ConfigMap")
+    [text] = dashboard["data"].values()
+    assert json.loads(text) == json.loads((files / "dashboard.json").read_text())
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
