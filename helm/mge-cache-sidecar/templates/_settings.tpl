@@ -24,6 +24,7 @@ rag_ttl: MGE_CACHE_RAG_TTL
 rag_threshold: MGE_CACHE_RAG_THRESHOLD
 rag_rerank_threshold: MGE_CACHE_RAG_RERANK_THRESHOLD
 rag_collection_thresholds: MGE_CACHE_RAG_COLLECTION_THRESHOLDS
+rag_index: MGE_CACHE_RAG_INDEX
 rag_index_max_rows: MGE_CACHE_RAG_INDEX_MAX_ROWS
 rag_index_max: MGE_CACHE_RAG_INDEX_MAX
 rag_compact: MGE_CACHE_RAG_COMPACT
