@@ -10,7 +10,7 @@ BASELINE := protos/baseline/mge_cache.binpb
 DATA_DIR ?= $(CURDIR)/.mge-cache-data
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo validate bench check lint format types proto proto-check settings baseline lock clean
+.PHONY: help run test demo validate bench check lint format types proto proto-check settings baseline lock clean helm helm-test helm-files helm-docs
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,18 @@ proto: $(READY) ## Generate client/mge_cache/v1 from the contract
 settings: $(READY) ## Write the table of settings into README.md and docs/settings.md
 	@$(PY) -m tools.settings_pages
 
+helm: $(READY) ## Fetch real helm and kubectl into .helm, for the tests of the charts
+	@PYTHON="$(PYTHON)" $(PY) -m tools.fetch_helm
+
+helm-test: helm ## Test the charts with real helm and kubectl: schemas, versions, upgrades, bad values
+	@$(PY) -m pytest -n auto --dist worksteal tests/helm $(ARGS)
+
+helm-files: $(READY) ## Write the sidecar's settings into the charts
+	@$(PY) -m tools.chart_files
+
+helm-docs: $(READY) ## Write the charts' values into their READMEs
+	@$(PY) -m tools.chart_readmes
+
 proto-check: $(READY) ## Lint the contract; look for breaking changes and for stale generated code
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code protos
@@ -75,7 +87,7 @@ lock: $(READY) ## Resolve the dependencies anew into requirements.lock (the late
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 clean: ## Remove what make made, but not the data of `make run`
-	@rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .helm helm/mge-cache/charts helm/mge-cache/Chart.lock dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find client server tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml tools/setup_venv

@@ -57,7 +57,7 @@ class App:
         self._settings = settings
         self._embedded: EmbeddedValkey | None = None
         self._parts: _Parts | None = None
-        self._serving = False
+        self._ready = False
         self._pricing: asyncio.Future[None] | None = None
         self.targets: tuple[str, ...] = ()
         """Where gRPC listens, as a client writes it; empty before the start."""
@@ -73,20 +73,24 @@ class App:
         settings = self._settings
         if not settings.redis_url:
             settings = replace(settings, redis_url=await self._start_embedded())
-        parts = self._parts = _assemble(settings, ready=lambda: self._serving)
+        parts = self._parts = _assemble(settings, ready=lambda: self._ready)
         await parts.store.start()
         await check_store(settings, parts.store)
         parts.feed.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
-        self._serving = True
+        self._ready = True
         # After the start, which need not wait for it, and before the first answer, which would.
         self._pricing = asyncio.ensure_future(parts.prices.load())
 
+    def announce_end(self) -> None:
+        """Say on ``/readyz`` that the end is near; every call is served as before."""
+        self._ready = False
+
     async def stop(self) -> None:
         """Refuse new calls, let those in flight end within the grace, give leases back, close."""
-        self._serving = False
+        self._ready = False
         if self._pricing is not None:
             await asyncio.wait([self._pricing])
         parts = self._parts
