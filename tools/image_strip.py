@@ -1,7 +1,7 @@
 """Used by the Containerfile: removes what a running sidecar does not need, and compiles the rest.
 
-``image_strip.py packages VENV`` is for the virtual environment, ``image_strip.py system`` for the base
-image. Needs nothing but the standard library, and any Python from 3.11.
+``image_strip.py packages VENV`` is for the virtual environment, ``image_strip.py system`` for the
+base image. Needs nothing but the standard library, and any Python from 3.11.
 """
 
 from __future__ import annotations
@@ -22,12 +22,32 @@ _INSTALLERS = ("pip", "setuptools", "wheel", "pkg_resources", "_distutils_hack",
 _SITES = ("site-packages", "dist-packages")
 _COMMANDS = (
     *("pip*", "wheel*", "easy_install*", "2to3*", "idle*", "pydoc*"),
-    *("apt", "apt-*", "dpkg", "dpkg-*", "perl*", "gcc*", "cc", "c++", "g++*", "ld", "ld.*", "as", "make"),
+    *(
+        "apt",
+        "apt-*",
+        "dpkg",
+        "dpkg-*",
+        "perl*",
+        "gcc*",
+        "cc",
+        "c++",
+        "g++*",
+        "ld",
+        "ld.*",
+        "as",
+        "make",
+    ),
 )
 _FOLDERS = (
     *("usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/perl"),
     *("usr/share/python-wheels", "usr/share/lintian", "usr/share/bash-completion", "usr/include"),
-    *("usr/local/include", "usr/local/share/man", "usr/lib/apt", "usr/share/perl5", "usr/share/bug"),
+    *(
+        "usr/local/include",
+        "usr/local/share/man",
+        "usr/lib/apt",
+        "usr/share/perl5",
+        "usr/share/bug",
+    ),
     *("var/cache", "var/lib/apt", "var/log", "root", "tmp", "src"),
 )
 """Emptied or removed. The list of Debian's packages stays: scanners read it."""

