@@ -8,6 +8,9 @@ import random
 from typing import TYPE_CHECKING
 
 from mge_cache import Answer, AsyncClient, PromptRequest, RagDocument, RagQuery
+from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
+from tests.e2e.sidecars import open_channel
+from tests.rpc.talk import Talk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +37,8 @@ async def _calls(target: str) -> None:
     async def documents() -> list[RagDocument]:
         return [RagDocument("d", b"text")]
 
-    async with AsyncClient(target) as client:
+    async with AsyncClient(target) as client, open_channel(target) as channel:
+        talk = Talk(CacheServiceStub(channel))
         number = 0
         while True:
             number += 1
@@ -43,6 +47,8 @@ async def _calls(target: str) -> None:
             await client.retrieve_or_compute(
                 _query(number // 2, turned=bool(number % 2)), documents, cost_usd=0.001
             )
+            await talk.start(f"{number}")
+            await talk.end(f"{number}")
             await asyncio.sleep(_PAUSE_S)
 
 

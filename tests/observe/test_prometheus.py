@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.e2e.sidecars import python_process
 from tests.observe.load import load
 from tests.observe.prometheus import Prometheus, find_promtool
-from tests.observe.queries import BATCHER, queries_of, substituted
+from tests.observe.queries import queries_of, substituted
 from tests.servers.fixtures import require
 from tests.waiting import eventually
 from tools.dashboard import dashboard_json
@@ -32,18 +33,39 @@ RULES = "helm/mge-cache-sidecar/files/rules.yaml"
 
 
 @pytest.fixture
+async def anthropic_url(tmp_path: Path) -> AsyncIterator[str]:
+    """Where an HTTP server speaks Anthropic's Messages API."""
+    out = tmp_path / "messages"
+    server = python_process(
+        ["-m", "tests.messages_server", "--delay", "0"],
+        stdout=out,
+        stderr=tmp_path / "messages.err",
+        stdin=subprocess.PIPE,
+    )
+    try:
+        yield (await eventually(lambda: out.read_text().endswith("\n") and out.read_text())).strip()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+@pytest.fixture
 async def sidecar(
     launch: Launch,
     own_server: Callable[..., RedisServer],
     tls_files: TlsFiles,
+    anthropic_url: str,
     tmp_path: Path,
 ) -> Sidecar:
     """On a Valkey with TLS and a password, so that it has every kind of file."""
     server = own_server("redis7", password="hunter2", tls=tls_files)
     password = tmp_path / "password"
     password.write_text(server.password)
+    key = tmp_path / "anthropic"
+    key.write_text("sk-secret")
     options = (
         *("--redis-password-file", str(password), "--redis-tls-ca-file", str(tls_files.ca)),
+        *("--anthropic-base-url", anthropic_url, "--anthropic-api-key-file", str(key)),
         *("--redis-tls-cert-file", str(tls_files.cert), "--redis-tls-key-file", str(tls_files.key)),
     )
     return await launch(f"rediss://127.0.0.1:{server.tls_port}/0", options=options, http=True)
@@ -59,20 +81,15 @@ async def scraping(sidecar: Sidecar, folder: Path, rules: Path) -> AsyncIterator
         await prometheus.close()
 
 
-def is_of_the_batcher(query: str) -> bool:
-    return any(name in query for name in BATCHER)
-
-
 async def test_every_query_returns_data_and_every_rule_is_evaluated(
     sidecar: Sidecar, tmp_path: Path, repository: Path
 ) -> None:
     dashboard = json.loads(dashboard_json())
-    queries = [query for query in queries_of(dashboard) if not is_of_the_batcher(query)]
     async with (
         load(sidecar.target),
         scraping(sidecar, tmp_path, repository / RULES) as prometheus,
     ):
-        for query in queries:
+        for query in queries_of(dashboard):
             promql = substituted(query, namespace="shop", pod="search-1")
             assert await eventually(
                 lambda promql=promql: prometheus.query(promql),  # type: ignore[misc]

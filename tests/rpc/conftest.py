@@ -11,12 +11,14 @@ import pytest
 from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
 from mge_cache_server import app
 from mge_cache_server.config import Settings
+from tests.rpc.scripted_upstream import scripted_upstream
 from tests.servers.fixtures import key_prefix, servers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
+    from tests.rpc.scripted_upstream import ScriptedUpstream
     from tests.servers.fixtures import Servers
 
 __all__ = ["key_prefix", "servers"]
@@ -70,3 +72,27 @@ async def serve() -> AsyncIterator[Serve]:
 async def stub(serve: Serve, store_settings: dict[str, Any]) -> CacheServiceAsyncStub:
     """A sidecar on each kind of store."""
     return await serve(**store_settings)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """Stands for Anthropic; the test dictates its answers."""
+    async with scripted_upstream() as server:
+        yield server
+
+
+@pytest.fixture
+async def generating(
+    serve: Serve, upstream: ScriptedUpstream
+) -> Callable[..., Awaitable[CacheServiceAsyncStub]]:
+    """Starts sidecars that ask ``upstream``, each request at once unless settings say otherwise."""
+
+    async def start(**settings: Any) -> CacheServiceAsyncStub:
+        usual = {
+            "anthropic_api_key": "sk-secret",
+            "anthropic_base_url": upstream.url,
+            "batch_window_s": 0.0,
+        }
+        return await serve(**{**usual, **settings})
+
+    return start
