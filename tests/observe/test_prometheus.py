@@ -43,7 +43,8 @@ async def anthropic_url(tmp_path: Path) -> AsyncIterator[str]:
         stdin=subprocess.PIPE,
     )
     try:
-        yield (await eventually(lambda: out.read_text().endswith("\n") and out.read_text())).strip()
+        await eventually(lambda: out.read_text().endswith("\n"))
+        yield out.read_text().strip()
     finally:
         server.kill()
         server.communicate()
