@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.pod.manifest import ManifestError, Rendered, render
+from tests.pod.manifest import ManifestError, Rendered, Volume, render
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,7 @@ DEPLOYMENT: dict[str, Any] = {
                 "initContainers": [MIGRATION, SIDECAR],
                 "containers": [{"name": "app", "image": "app"}],
                 "volumes": [
-                    {"name": "secret", "secret": {"secretName": "s"}},
+                    {"name": "secret", "secret": {"secretName": "s", "defaultMode": 0o400}},
                     {"name": "socket", "emptyDir": {}},
                 ],
             }
@@ -122,13 +123,11 @@ def test_variables(rendered: Rendered) -> None:
 
 
 def test_volumes_are_folders_and_do_not_collide(rendered: Rendered, tmp_path: Path) -> None:
-    assert set(rendered.folders) == {
-        *(tmp_path / name for name in ("0-secret", "0-socket", "2-socket", "names")),
-    }
-    assert rendered.folders[tmp_path / "0-socket"] == 9
-    assert rendered.files == {
-        tmp_path / "0-secret/token": b"hi",
-        tmp_path / "names/hosts": b"127.0.0.1 localhost redis\n",
+    assert rendered.volumes == {
+        tmp_path / "0-secret": Volume(0o755, {"token": b"hi"}, 0o400, 9),
+        tmp_path / "0-socket": Volume(group=9),
+        tmp_path / "2-socket": Volume(),
+        tmp_path / "names": Volume(0o755, {"hosts": b"127.0.0.1 localhost redis\n"}),
     }
     assert containers(rendered)["sidecar"]["volumeMounts"][0] == {
         "name": "0-secret",
@@ -137,19 +136,21 @@ def test_volumes_are_folders_and_do_not_collide(rendered: Rendered, tmp_path: Pa
     }
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to another user")
 def test_modes_are_the_kubelets(tmp_path: Path) -> None:
-    # Without a group of their own, folders can be made by anybody.
-    documents = [SECRET, SERVICE, {**OTHER}]
-    rendered = render(documents, name="x", folder=tmp_path, image=str)
-    rendered.folders = dict.fromkeys(rendered.folders, -1)
-    for path in rendered.folders:
-        path.mkdir(parents=True)
-    try:
-        rendered.write()
-    except PermissionError:
-        pytest.skip("only root gives files to another user")
-    assert stat.S_IMODE((tmp_path / "0-socket").stat().st_mode) == 0o2770
-    assert stat.S_IMODE((tmp_path / "names/hosts").stat().st_mode) == 0o444
+    Volume(group=9).write(tmp_path / "shared")
+    Volume().write(tmp_path / "own")
+    Volume(0o755, {"token": b"hi"}, 0o400, 9).write(tmp_path / "secret")
+    modes = {
+        str(path.relative_to(tmp_path)): (stat.S_IMODE(path.stat().st_mode), path.stat().st_gid)
+        for path in tmp_path.rglob("*")
+    }
+    assert modes == {
+        "shared": (0o2777, 9),
+        "own": (0o777, 0),
+        "secret": (0o2755, 9),
+        "secret/token": (0o440, 9),
+    }
 
 
 @pytest.mark.parametrize(

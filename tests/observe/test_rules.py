@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from tests.observe.alert_cases import ALERTS
 from tests.observe.prometheus import find_promtool
-from tests.observe.rule_cases import ALERTS, JOB, RECORDS, AlertCase, RecordCase, metric
+from tests.observe.record_cases import RECORDS
+from tests.observe.rule_cases import JOB, AlertCase, RecordCase, metric
 from tests.servers.fixtures import require
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LONG_MIN = 300
 RULES = "helm/mge-cache-sidecar/files/rules.yaml"
 
 
@@ -33,14 +36,14 @@ def rules(repository: Path) -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def run(promtool: str, tests: dict[str, Any], folder: Path, repository: Path) -> None:
+def run(promtool: str, tests: dict[str, Any], folder: Path, repository: Path, *, step: str) -> None:
     """Run promtool's tests; what it finds wrong is the assertion's text."""
     file = folder / "tests.yaml"
     file.write_text(
         yaml.safe_dump(
             {
                 "rule_files": [str(repository / RULES)],
-                "evaluation_interval": "1m",
+                "evaluation_interval": step,
                 "tests": [{"interval": "1m", **tests}],
             }
         )
@@ -93,7 +96,9 @@ def test_alert(
         for minute in sorted((*case.fires, *case.quiet))
     ]
     tests = {"input_series": series_of(case), "alert_rule_test": moments}
-    run(promtool, tests, tmp_path, repository)
+    # Days are long, minute by minute.
+    step = "1m" if max(case.fires or case.quiet) < LONG_MIN else "5m"
+    run(promtool, tests, tmp_path, repository, step=step)
 
 
 @pytest.mark.parametrize("case", RECORDS, ids=lambda case: f"{case.record}: {case.what}")
@@ -112,7 +117,7 @@ def test_record(case: RecordCase, promtool: str, tmp_path: Path, repository: Pat
             }
         ],
     }
-    run(promtool, tests, tmp_path, repository)
+    run(promtool, tests, tmp_path, repository, step="1m")
 
 
 def test_every_rule_has_cases(rules: list[dict[str, Any]]) -> None:

@@ -22,38 +22,51 @@ Document = dict[str, Any]
 _KEPT = ("name", "image", "command", "args", "env", "workingDir", "volumeMounts")
 _SECURITY = ("allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem")
 _IDS = ("runAsUser", "runAsGroup")
-_GROUP_MODE = 0o2770
-_FILE_MODE = 0o440
-_HOSTS_MODE = 0o444
+_EMPTY_MODE = 0o777
+_SOURCE_MODE = 0o755
+_SET_GROUP = 0o2000
+_FILE_MODE = 0o644
+_GROUP_READS = 0o040
 
 
 class ManifestError(Exception):
     """The manifests ask for something that this renderer does not know."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A folder, its files, and the kubelet's modes for them; ``group`` is the pod's ``fsGroup``."""
+
+    mode: int = _EMPTY_MODE
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    file_mode: int = _FILE_MODE
+    group: int | None = None
+
+    def write(self, path: Path) -> None:
+        """Make it. Needs root, as other groups own it."""
+        path.mkdir(parents=True)
+        shared = self.group is not None
+        group = self.group if self.group is not None else 0
+        os.chown(path, 0, group)
+        path.chmod(self.mode | (_SET_GROUP if shared else 0))
+        for name, content in self.files.items():
+            file = path / name
+            file.write_bytes(content)
+            os.chown(file, 0, group)
+            file.chmod(self.file_mode | (_GROUP_READS if shared else 0))
+
+
+@dataclass(frozen=True, slots=True)
 class Rendered:
     """A pod, and what has to be on the disk before it is played."""
 
     pod: Document
-    folders: dict[Path, int] = field(default_factory=dict)
-    """Each with the group that it belongs to."""
-    files: dict[Path, bytes] = field(default_factory=dict)
-    hosts: Path | None = None
-    """The one of these files that everybody in the pod can read: /etc/hosts."""
+    volumes: dict[Path, Volume] = field(default_factory=dict)
 
     def write(self) -> None:
-        """Make the folders and files. Needs root, as other groups own them."""
-        for path, group in self.folders.items():
-            path.mkdir(parents=True, exist_ok=True)
-            os.chown(path, 0, group)
-            path.chmod(_GROUP_MODE)
-        for path, content in self.files.items():
-            path.write_bytes(content)
-            os.chown(path, 0, self.folders[path.parent])
-            path.chmod(_FILE_MODE)
-        if self.hosts is not None:
-            self.hosts.chmod(_HOSTS_MODE)
+        """Make the volumes. Needs root."""
+        for path, volume in self.volumes.items():
+            volume.write(path)
 
 
 def render(
@@ -75,7 +88,7 @@ def render(
     containers: list[Document] = []
     volumes: list[Document] = []
     for spec in _pod_specs(documents):
-        group = int(spec.get("securityContext", {}).get("fsGroup", 0))
+        group = spec.get("securityContext", {}).get("fsGroup")
         prefix = f"{len(containers)}-"
         for container in spec.get("initContainers", []):
             native = container.get("restartPolicy") == "Always"
@@ -83,19 +96,16 @@ def render(
         containers += [_container(each, spec, prefix) for each in spec["containers"]]
         for volume in spec.get("volumes", []):
             path = folder / f"{prefix}{volume['name']}"
-            rendered.folders[path] = group
-            for file, content in _content(volume, documents).items():
-                rendered.files[path / file] = content
+            rendered.volumes[path] = _volume(volume, group, documents)
             volumes.append(
                 {
                     "name": prefix + volume["name"],
                     "hostPath": {"path": str(path), "type": "Directory"},
                 }
             )
-    hosts = rendered.hosts = folder / "names" / "hosts"
-    rendered.folders[hosts.parent] = 0
-    rendered.files[hosts] = _hosts(documents).encode()
-    volumes.append({"name": "hosts", "hostPath": {"path": str(hosts), "type": "File"}})
+    names = folder / "names"
+    rendered.volumes[names] = Volume(_SOURCE_MODE, {"hosts": _hosts(documents).encode()})
+    volumes.append({"name": "hosts", "hostPath": {"path": str(names / "hosts"), "type": "File"}})
     for container in (*inits, *containers):
         # Podman's own hostAliases do nothing without a network.
         container["volumeMounts"].append(
@@ -160,10 +170,9 @@ def _hosts(documents: Iterable[Document]) -> str:
     return f"127.0.0.1 {' '.join(['localhost', *names])}\n"
 
 
-def _content(volume: Document, documents: list[Document]) -> dict[str, bytes]:
-    """The files of a volume; none in an emptyDir."""
+def _volume(volume: Document, group: int | None, documents: list[Document]) -> Volume:
     if "emptyDir" in volume:
-        return {}
+        return Volume(group=group)
     if "configMap" in volume:
         source = volume["configMap"]
         data = _data("ConfigMap", source["name"], documents)
@@ -173,7 +182,8 @@ def _content(volume: Document, documents: list[Document]) -> dict[str, bytes]:
     else:
         raise ManifestError(f"volume {volume['name']}: {sorted(volume)}")
     items = source.get("items") or [{"key": key, "path": key} for key in data]
-    return {item["path"]: data[item["key"]] for item in items}
+    files = {item["path"]: data[item["key"]] for item in items}
+    return Volume(_SOURCE_MODE, files, source.get("defaultMode", _FILE_MODE), group)
 
 
 def _data(kind: str, name: str, documents: list[Document]) -> dict[str, bytes]:
