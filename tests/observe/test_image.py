@@ -77,7 +77,7 @@ def test_the_image_has_what_is_tested(repository: Path, name: str) -> None:
 def test_the_containerfile_takes_by_hash_and_runs_as_nobody(repository: Path) -> None:
     text = (repository / "Containerfile").read_text()
     assert text.count("--require-hashes") == text.count("--requirement") == 2
-    assert re.search(r"^USER 10001:10001$", text, re.MULTILINE)
+    assert re.search(r"^USER 65532:65532$", text, re.MULTILINE)
     assert "ARG SOURCE_DATE_EPOCH=" + EPOCH in text
 
 

@@ -124,7 +124,7 @@ async def test_nothing_can_be_written_but_the_socket(play: Callable[..., Pod]) -
     for path in ("/x", "/opt/mge-cache/x", "/var/lib/mge-cache/x", "/etc/mge-cache/redis/password"):
         with pytest.raises(PodmanError, match=r"Read-only file system|Permission denied"):
             pod.podman.run("exec", SIDECAR, "sh", "-c", f"echo > {path}")
-    assert pod.podman.run("exec", SIDECAR, "sh", "-c", "id -u").strip() == "10001"
+    assert pod.podman.run("exec", SIDECAR, "sh", "-c", "id -u").strip() == "65532"
     assert pod.podman.run("exec", SIDECAR, "cat", "/proc/net/route").count("\n") == 1, "no network"
 
 
@@ -199,7 +199,7 @@ def test_no_compiler_and_no_pip(podman: Podman) -> None:
 def test_what_the_image_says_of_itself(podman: Podman) -> None:
     [image] = json.loads(podman.run("image", "inspect", IMAGE))
     config = image["Config"]
-    assert config["User"] == "10001:10001"
+    assert config["User"] == "65532:65532"
     assert image["Healthcheck"]["Test"] == ["CMD", "mge-cache", "health", "--quiet"]
     assert config["Entrypoint"] == ["mge-cache"]
     labels = config["Labels"]
