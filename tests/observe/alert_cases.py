@@ -55,8 +55,8 @@ def _savings(hits: str, saved: str, layer: str = "llm") -> dict[str, str]:
 
 
 _BREAKER = (
-    "1 sidecars of shop/search cannot use Redis. Calls succeed, but what is not in a sidecar's own "
-    "memory is bought anew, and invalidations fail."
+    "Sidecars of shop/search that cannot use Redis: 1. Calls succeed, but what is not in a "
+    "sidecar's own memory is bought anew, and invalidations fail."
 )
 _RPC = "of the calls of shop/search fail with a status that is not the caller's fault."
 _STORE = (
@@ -64,16 +64,16 @@ _STORE = (
     "have been a hit."
 )
 _FEED = (
-    "1 sidecars of shop/search have no feed. They ask Redis at every look-up instead: nothing "
+    "Sidecars of shop/search without a feed: 1. They ask Redis at every look-up instead: nothing "
     "stale is served, but each hit takes a round trip."
 )
 _QUEUE = (
-    "1 sidecars of shop/search refuse requests, or are about to, as they arrive faster than the "
-    "model's service takes them."
+    "Sidecars of shop/search that refuse requests, or are about to: 1. Requests arrive faster than "
+    "the model's service takes them."
 )
 _FILE = (
-    "1 sidecars of shop/search cannot read their redis_password. Connections that exist go on; new "
-    "ones will fail."
+    "Sidecars of shop/search that cannot read their redis_password: 1. Connections that exist go "
+    "on; new ones will fail."
 )
 _CERTIFICATE = metric("mge_cache_certificate_expiry_seconds", 'file="redis_tls_cert",pod="a"')
 _OTHER_POD = metric("mge_cache_certificate_expiry_seconds", 'file="redis_tls_cert",pod="b"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,16 @@ async def test_every_query_returns_data_and_every_rule_is_evaluated(
             ), query
         for variable in dashboard["templating"]["list"][1:]:
             await offered(prometheus, variable)
+        for metric in metrics_of_rules(repository / RULES):
+            assert await prometheus.query(f'{metric}{{namespace="shop",job="search"}}'), metric
         await eventually(lambda: rules_are_well(prometheus), within_s=WITHIN_S, every_s=0.25)
+
+
+def metrics_of_rules(rules: Path) -> set[str]:
+    """The metrics of the sidecar that the rules are made of: an alert that is silent needs them."""
+    names = set(re.findall(r"\b(?<!:)(?:mge_cache|v2|grpc_server)_\w+\b(?!:)", rules.read_text()))
+    assert "mge_cache_feed_live" in names
+    return names
 
 
 async def offered(prometheus: Prometheus, variable: dict[str, Any]) -> None:
