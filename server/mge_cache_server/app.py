@@ -22,6 +22,7 @@ from mge_cache_server.generation import Strategy
 from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
+from mge_cache_server.merge_call import Merge
 from mge_cache_server.metrics import Metrics
 from mge_cache_server.metrics_files import FilesCollector
 from mge_cache_server.model import LLM_LAYER
@@ -217,7 +218,11 @@ def _generate(
     )
     fan_out = FanOut(upstream, prices)
     batches = Batches(
-        {Strategy.FAN_OUT: fan_out, Strategy.MERGE: fan_out, Strategy.DEFERRED: fan_out},
+        {
+            Strategy.FAN_OUT: fan_out,
+            Strategy.MERGE: Merge(upstream, prices, fan_out, counts),
+            Strategy.DEFERRED: fan_out,
+        },
         limiter=upstream.limiter,
         policy=_batch_policy(settings),
         counts=counts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class Serve:
         self.target = ""
         """Where the latest one listens."""
         self._stack = stack
+        self._latest: app.App | None = None
+        self._stopped: list[app.App] = []
 
     async def __call__(self, **settings: Any) -> CacheServiceAsyncStub:
         """Start one and return a stub of it: in memory, unless fields of Settings say otherwise."""
@@ -42,12 +45,23 @@ class Serve:
         }
         sidecar = app.build(Settings(**{**usual, **settings}))
         await sidecar.start()
-        self._stack.push_async_callback(sidecar.stop)
+        self._latest = sidecar
+        self._stack.push_async_callback(self._stop, sidecar)
         [self.target] = sidecar.targets
         unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
         channel = grpc.aio.insecure_channel(self.target, options=unlimited)
         self._stack.push_async_callback(channel.close, None)
         return CacheServiceStub(channel)
+
+    def stop(self) -> asyncio.Future[None]:
+        """Stop the latest one."""
+        assert self._latest is not None
+        return asyncio.ensure_future(self._stop(self._latest))
+
+    async def _stop(self, sidecar: app.App) -> None:
+        if sidecar not in self._stopped:
+            self._stopped.append(sidecar)
+            await sidecar.stop()
 
 
 @pytest.fixture(params=["memory", "valkey9"])

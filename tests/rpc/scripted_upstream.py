@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 TOKENS_IN = 11
 TOKENS_OUT = 7
+_PATIENCE_S = 30.0
+"""A call that has not come by then never will."""
 
 
 class _BrokenError(Exception):
@@ -56,8 +58,13 @@ class Call:
             "cache_creation_input_tokens": cache_write,
         }
         message = {
-            "id": "msg_1", "type": "message", "role": "assistant", "content": [],
-            "model": self.body["model"], "stop_reason": None, "stop_sequence": None,
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": self.body["model"],
+            "stop_reason": None,
+            "stop_sequence": None,
             "usage": usage,
         }
         self._response.set_result(StreamingResponse(self._stream(), media_type="text/event-stream"))
@@ -128,7 +135,8 @@ class ScriptedUpstream:
 
     async def call(self) -> Call:
         """Take the next call."""
-        return await self._waiting.get()
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._waiting.get()
 
     async def batch(self, size: int) -> dict[str, Call]:
         """Take so many calls, by their prompts: those of a batch come in any order."""
