@@ -83,6 +83,7 @@ async def scraping(sidecar: Sidecar, folder: Path, rules: Path) -> AsyncIterator
         await prometheus.close()
 
 
+@pytest.mark.timeout(300)
 async def test_every_query_returns_data_and_every_rule_is_evaluated(
     sidecar: Sidecar, tmp_path: Path, repository: Path
 ) -> None:
