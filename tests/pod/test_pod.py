@@ -9,10 +9,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from tests.pod.manifest import render
 from tests.pod.podman import Podman, PodmanError
+from tests.pod.shapes import documents
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ SIDECAR = f"{POD}-mge-cache"
 APPLICATION = f"{POD}-application"
 WITHIN_S = 60.0
 START_MAX_S = 2.0
+PASSWORD_FILE = "/etc/mge-cache/redis-password/password"
 FILL_BYTES = 4 << 20
 
 pytestmark = pytest.mark.timeout(300)
@@ -35,17 +36,9 @@ def image_for(image: str) -> str:
     return VALKEY if "valkey" in image else IMAGE
 
 
-def documents(repository: Path) -> list[dict[str, Any]]:
-    """The manifests, and the application's code as a ConfigMap."""
-    folder = repository / "tests/pod"
-    return [
-        *yaml.safe_load_all((folder / "pod.yaml").read_text()),
-        {
-            "kind": "ConfigMap",
-            "metadata": {"name": "application"},
-            "data": {"application.py": (folder / "application.py").read_text()},
-        },
-    ]
+@pytest.fixture(scope="module")
+def manifests(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return documents(repository, tmp_path_factory.mktemp("charts"))
 
 
 class Pod:
@@ -88,13 +81,15 @@ class Pod:
 
 
 @pytest.fixture
-def play(podman: Podman, tmp_path: Path, repository: Path) -> Iterator[Callable[..., Pod]]:
+def play(
+    podman: Podman, tmp_path: Path, manifests: list[dict[str, Any]]
+) -> Iterator[Callable[..., Pod]]:
     """Starts the pod, with variables for its containers; it ends with the test."""
     tmp_path.chmod(0o755)
 
     def start(environment: dict[str, dict[str, str]] | None = None) -> Pod:
         rendered = render(
-            documents(repository),
+            manifests,
             name=POD,
             folder=tmp_path / "volumes",
             image=image_for,
@@ -121,7 +116,7 @@ async def test_the_application_gets_hits_over_the_unix_socket(play: Callable[...
 async def test_nothing_can_be_written_but_the_socket(play: Callable[..., Pod]) -> None:
     pod = play()
     await pod.next_answer("L1")
-    for path in ("/x", "/opt/mge-cache/x", "/var/lib/mge-cache/x", "/etc/mge-cache/redis/password"):
+    for path in ("/x", "/opt/mge-cache/x", "/var/lib/mge-cache/x", PASSWORD_FILE):
         with pytest.raises(PodmanError, match=r"Read-only file system|Permission denied"):
             pod.podman.run("exec", SIDECAR, "sh", "-c", f"echo > {path}")
     assert pod.podman.run("exec", SIDECAR, "sh", "-c", "id -u").strip() == "65532"
