@@ -225,8 +225,9 @@ class StoreStats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RagIndexStats:
-    """The search for similar queries, of all namespaces: what is in memory, and what it found.
+    """The search for similar queries, of all namespaces: what it looks through, what it found.
 
+    ``kind`` is "local" (in the sidecar's memory) or "vector-sets" (in the store, as last seen).
     ``rows`` are queries; ``rows_left_out`` had to be because a bound was reached.
     """
 
@@ -237,6 +238,7 @@ class RagIndexStats:
     rows_left_out: int
     reranked_hits: int
     certified_hits: int
+    kind: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ def stats_of(response: pb.StatsResponse) -> _types.Stats:
             rows_left_out=index.rows_left_out,
             reranked_hits=index.reranked_hits,
             certified_hits=index.certified_hits,
+            kind=index.kind,
         ),
         unpriced_models=tuple(response.unpriced_models),
         uptime_s=response.uptime_seconds,

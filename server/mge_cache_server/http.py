@@ -163,6 +163,7 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
             "feed_live": store.feed_live,
         },
         "rag_index": {
+            "kind": index.kind,
             "partitions": index.partitions,
             "rows": index.rows,
             "bytes": index.size_bytes,

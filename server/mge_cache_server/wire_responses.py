@@ -138,6 +138,7 @@ def stats_response(statistics: Statistics) -> pb.StatsResponse:
             rows_left_out=index.left_out,
             reranked_hits=index.reranked_hits,
             certified_hits=index.certified_hits,
+            kind=index.kind,
         ),
         batcher=_batcher_stats(statistics.batcher),
     )

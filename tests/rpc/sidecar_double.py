@@ -160,7 +160,9 @@ class SidecarDouble(CacheServiceServicer):
             layers=[layer],
             l1=pb.L1Stats(bytes=5),
             store=pb.StoreStats(kind="memory", available=True),
-            rag_index=pb.RAGIndexStats(partitions=1, rows=2, bytes=3, max_bytes=4, rows_left_out=5),
+            rag_index=pb.RAGIndexStats(
+                partitions=1, rows=2, bytes=3, max_bytes=4, rows_left_out=5, kind="local"
+            ),
             unpriced_models=[request.namespace],
         )
 

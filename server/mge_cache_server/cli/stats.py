@@ -123,12 +123,14 @@ def make_table(figures: Stats, namespace: str) -> Table:
 
 def _add_index_rows(table: Table, index: RagIndexStats) -> None:
     """Describe the search for similar queries, where there is one."""
-    if not index.max_bytes:
-        return
+    if not index.kind:
+        return  # an older sidecar
     table.add_section()
-    share = f"{_size(index.size_bytes)} of {_size(index.max_bytes)}"
-    table.add_row("similar queries", f"{index.rows:,} in {index.partitions:,} partitions, {share}")
-    table.add_row("left out", f"{index.rows_left_out:,}")
+    size = _size(index.size_bytes)
+    place = f"{size} of {_size(index.max_bytes)}" if index.max_bytes else f"{size} in the store"
+    table.add_row("similar queries", f"{index.rows:,} in {index.partitions:,} partitions, {place}")
+    if index.max_bytes:
+        table.add_row("left out", f"{index.rows_left_out:,}")
     hits = f"{index.reranked_hits:,} re-ranked, {index.certified_hits:,} certified"
     table.add_row("similar hits", hits)
     table.add_section()
