@@ -170,6 +170,8 @@ class RetrieverBase(Generic[D]):
 
     def _returned(self, asked: Retrieving, result: RagResult) -> Documents[D]:
         self._counts.outcome(result.hit)
+        if result.hit is None:
+            self._storable = True
         if asked.carries is not None:
-            self._carries, self._storable = asked.carries, True
+            self._carries = asked.carries
         return asked.result(result)

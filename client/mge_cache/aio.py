@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mge_cache import _wire
+from mge_cache._aio_generate import AsyncGenerateCalls
 from mge_cache._aio_rag import AsyncRagCalls
 from mge_cache._leads import AsyncLead
 from mge_cache._types import Hit, Miss
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mge_cache.v1 import cache_service_pb2 as pb
 
 
-class AsyncClient(AsyncRagCalls):
+class AsyncClient(AsyncRagCalls, AsyncGenerateCalls):
     """Talks to the sidecar from one event loop.
 
     ``target`` is ``unix:/path`` or ``host:port``; None: $MGE_CACHE_TARGET, else 127.0.0.1:50151.
@@ -28,7 +29,8 @@ class AsyncClient(AsyncRagCalls):
     ``retrieve_or_compute``: where the sidecar is down, hangs or refuses, the result is computed,
     and ``failures`` counts it. The other methods, and these without ``fail_open``, raise
     MgeCacheError (see ``mge_cache.errors``). ``send_prompt``: send whole requests and let the
-    sidecar compute the key; by default no prompt leaves the process (RAG queries do).
+    sidecar compute the key; by default no prompt leaves the process (RAG queries do, and what
+    ``generate`` is given).
     """
 
     async def get_or_compute(

@@ -194,6 +194,7 @@ def _layer_json(layer: LayerStatistics) -> dict[str, Any]:
         "cost_reduction": layer.cost_reduction,
         "saved_seconds": layer.saved_s,
         "unpriced_writes": layer.unpriced_writes,
+        "computed_seconds": layer.computed_s,
     }
 
 

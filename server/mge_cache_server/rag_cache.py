@@ -152,7 +152,9 @@ class RagCache(EntryCache[RagEntry]):
         vector = await self._unit(found.embedding)
         found = self._as_kept(found, vector, exact_search=exact_search)
         if bought:
-            self._count(key.namespace).spent_usd += found.cost_usd
+            counts = self._count(key.namespace)
+            counts.spent_usd += found.cost_usd
+            counts.computed_s += found.compute_s
         ttl_s = self._ttl_s(key.namespace, ttl_s)
         status, tick = await self._keep(
             key,

@@ -129,6 +129,7 @@ class LayerStatistics:
     cost_reduction: float
     saved_s: float
     unpriced_writes: int
+    computed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,4 +254,5 @@ class Reporter:
             cost_reduction=counts.cost_reduction,
             saved_s=counts.saved_s,
             unpriced_writes=counts.unpriced_writes,
+            computed_s=counts.computed_s,
         )

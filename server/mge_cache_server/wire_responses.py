@@ -189,6 +189,7 @@ def _layer_stats(layer: LayerStatistics) -> pb.LayerStats:
         cost_reduction=layer.cost_reduction,
         saved_seconds=layer.saved_s,
         unpriced_writes=layer.unpriced_writes,
+        computed_seconds=layer.computed_s,
     )
 
 

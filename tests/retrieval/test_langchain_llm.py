@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -273,3 +276,16 @@ async def test_what_somebody_else_stored_is_not_read(target: str) -> None:
 def test_mistakes_show_at_once() -> None:
     with pytest.raises(InvalidRequestError, match="tags"):
         MgeCache(tags="plan")
+
+
+def test_without_langchain_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['langchain_core'] = None; import mge_cache.langchain"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert 'pip install "mge-cache[langchain]"' in ended.stderr

@@ -92,6 +92,17 @@ async def test_what_cannot_be_stored_is_returned(target: str) -> None:
         assert retriever.stats.uncached == {"unreadable": 2, "document": 2}
 
 
+async def test_callers_do_not_wait_for_what_is_never_stored(target: str) -> None:
+    found: list[Any] = [object()]
+    async with cached(target, found, wait_s=60.0) as retriever:
+        assert retriever._options_of(None, filter=None).wait_s == 60.0
+        await retriever.aretrieve("a", QUERY)
+        assert retriever._options_of(None, filter=None).wait_s == 0.0
+        found.clear()
+        await retriever.aretrieve("b", QUERY)
+        assert retriever._options_of(None, filter=None).wait_s == 60.0
+
+
 async def test_large_results(target: str) -> None:
     large = ["x" * (SIZE_MAX_BYTES - 1000), "y" * 2000]
     for k, reasons in ((2, {"size": 1}), (1, {})):

@@ -309,4 +309,5 @@ async def test_what_is_counted(stub: CacheServiceAsyncStub) -> None:
     assert (exact.total_writes, exact.total_invalidations) == (1, 1)
     assert (exact.spent_usd, exact.saved_usd, similar.saved_usd) == (0.5, 0.5, 0.5)
     assert (exact.saved_seconds, similar.saved_seconds) == (2, 2)
+    assert (exact.computed_seconds, similar.computed_seconds) == (2, 0)
     assert stats.combined_hit_rate == 0.5

@@ -84,6 +84,7 @@ def test_counts_are_those_of_the_statistics(given_: CountsByNamespace) -> None:
         assert value(found, "v2_cache_cost_savings_usd_total", label) == layer.saved_usd
         assert value(found, "mge_cache_spent_usd_total", label) == layer.spent_usd
         assert value(found, "mge_cache_saved_seconds_total", label) == layer.saved_s
+        assert value(found, "mge_cache_computed_seconds_total", label) == layer.computed_s
         assert value(found, "mge_cache_unpriced_writes_total", label) == layer.unpriced_writes
         for operation, count in layer.errors_by_operation.items():
             errors = label | {"operation": operation}

@@ -1642,6 +1642,7 @@ class LayerStats(_message.Message):
     COST_REDUCTION_FIELD_NUMBER: _builtins.int
     SAVED_SECONDS_FIELD_NUMBER: _builtins.int
     UNPRICED_WRITES_FIELD_NUMBER: _builtins.int
+    COMPUTED_SECONDS_FIELD_NUMBER: _builtins.int
     cache_layer: _builtins.str
     """The layer: "llm"; "rag" for hits by the same query; "rag_similarity" for hits by a similar one."""
     hit_rate: _builtins.float
@@ -1668,6 +1669,10 @@ class LayerStats(_message.Message):
     """Time that hits saved, in seconds."""
     unpriced_writes: _builtins.int
     """Answers stored whose model has no known price (their cost counts 0)."""
+    computed_seconds: _builtins.float
+    """Time that the answers took whose cost is in spent_usd, in seconds. saved_seconds / (saved_seconds +
+    computed_seconds) is the share of time that the cache saved.
+    """
     @_builtins.property
     def errors_by_operation(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Failures of the store by operation."""
@@ -1688,10 +1693,11 @@ class LayerStats(_message.Message):
         cost_reduction: _builtins.float = ...,
         saved_seconds: _builtins.float = ...,
         unpriced_writes: _builtins.int = ...,
+        computed_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_layer", b"cache_layer", "cost_reduction", b"cost_reduction", "errors_by_operation", b"errors_by_operation", "hit_rate", b"hit_rate", "saved_seconds", b"saved_seconds", "saved_usd", b"saved_usd", "spent_usd", b"spent_usd", "total_errors", b"total_errors", "total_hits", b"total_hits", "total_invalidations", b"total_invalidations", "total_misses", b"total_misses", "total_writes", b"total_writes", "unpriced_writes", b"unpriced_writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_layer", b"cache_layer", "computed_seconds", b"computed_seconds", "cost_reduction", b"cost_reduction", "errors_by_operation", b"errors_by_operation", "hit_rate", b"hit_rate", "saved_seconds", b"saved_seconds", "saved_usd", b"saved_usd", "spent_usd", b"spent_usd", "total_errors", b"total_errors", "total_hits", b"total_hits", "total_invalidations", b"total_invalidations", "total_misses", b"total_misses", "total_writes", b"total_writes", "unpriced_writes", b"unpriced_writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
