@@ -8,7 +8,7 @@ import anthropic
 import pytest
 from anthropic import AsyncAnthropic
 
-from mge_cache import AsyncClient, InvalidRequestError
+from mge_cache import AsyncClient
 from mge_cache.anthropic import EnhancedAnthropicClient
 from tests.anthropic.clients import MODEL, PATIENT
 from tests.waiting import eventually
@@ -113,8 +113,3 @@ async def test_a_client_of_its_own(
     async with EnhancedAnthropicClient(target=target, timeouts=PATIENT) as client:
         await client.generate_with_caching("scene=text", model=MODEL)
     assert upstream.calls == 1
-
-
-def test_batching_says_that_it_is_not_there() -> None:
-    with pytest.raises(InvalidRequestError, match="enable_v2_batching"):
-        EnhancedAnthropicClient(enable_v2_batching=True)

@@ -179,6 +179,7 @@ async def test_nobody_waits_longer_than_its_own_time_out(
     upstream.open_gate()
 
     await leading
+    await asyncio.gather(following, return_exceptions=True)
 
 
 async def test_an_invalidation_ends_hits(clients: Clients, upstream: Upstream, target: str) -> None:

@@ -89,6 +89,20 @@ class Call:
         self.say(text)
         self.end(stop_reason)
 
+    def answer_whole(self, text: str) -> None:
+        """Answer a call that wants no stream."""
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": self.body["model"],
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": TOKENS_IN, "output_tokens": TOKENS_OUT},
+        }
+        self._response.set_result(JSONResponse(message))
+
     def refuse(self, status: int, kind: str, **headers: str) -> None:
         """Answer with an error; ``retry_after`` is the header of that name."""
         detail = {"type": kind, "message": f"no: {self.body}"}

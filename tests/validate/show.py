@@ -56,6 +56,8 @@ def show(measured: Sequence[Measured], options: argparse.Namespace, console: Con
         console.print(f"{errors} operations of the store failed: the machine was busy")
     if options.json is not None:
         options.json.write_text(json.dumps([_figures(each) for each in measured], indent=2) + "\n")
+    if options.quick:
+        return 0  # so small and fast, the times are those of starting
     return 0 if all(each.reaches_all for each in measured[:-1]) else 1
 
 

@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from anthropic import AsyncAnthropic
 
+from mge_cache._generate_types import AnswerSource
+from mge_cache._switch import LLM_CACHE, switched_on
+from mge_cache._types import PromptRequest
+from mge_cache.anthropic._batched import Batched
 from mge_cache.anthropic._directions import CACHE_HEADER, masterplan_header
 from mge_cache.anthropic._middleware import PromptCacheMiddleware
 from mge_cache.anthropic._record import usage_of
-from mge_cache.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
 
+    from mge_cache._generate_types import Completion
     from mge_cache._types import Timeouts, Usage
 
 MAX_TOKENS = 1024
@@ -45,9 +49,10 @@ class EnhancedAnthropicClient:
 
     ``enable_v2_caching``: look in the cache before each call, and store its answer after it without
     making the caller wait. ``enable_v2_batching``: have the sidecar make the call, together with
-    others. ``client``: the SDK's client to use, which stays the caller's to close; None: one that
-    takes its key from the environment. ``target``, ``timeouts``, ``namespace`` and ``ttl_s`` are
-    those of ``PromptCacheMiddleware``.
+    others, with a key of its own; where it cannot, ``client`` makes it as without. ``client``: the
+    SDK's client to use, which stays the caller's to close; None: one that takes its key from the
+    environment. ``target``, ``timeouts``, ``namespace`` and ``ttl_s`` are those of
+    ``PromptCacheMiddleware``.
     """
 
     def __init__(
@@ -61,8 +66,12 @@ class EnhancedAnthropicClient:
         namespace: str = "default",
         ttl_s: float | None = None,
     ) -> None:
+        self._namespace = namespace
+        self._batched = None
         if enable_v2_batching:
-            raise InvalidRequestError("enable_v2_batching", "this version cannot batch yet")
+            self._batched = Batched(
+                target, timeouts=timeouts, ttl_s=ttl_s, caching=enable_v2_caching
+            )
         self._cache = PromptCacheMiddleware(
             target=target, timeouts=timeouts, namespace=namespace, ttl_s=ttl_s
         )
@@ -80,7 +89,7 @@ class EnhancedAnthropicClient:
     @property
     def failures(self) -> int:
         """How many look-ups and stores failed, so that calls were made without them."""
-        return self._cache.failures
+        return self._cache.failures + (self._batched.failures if self._batched else 0)
 
     async def generate_with_caching(
         self,
@@ -97,6 +106,39 @@ class EnhancedAnthropicClient:
         ``temperature`` None leaves it to the API. The answer can be invalidated by
         ``masterplan_id``. Raises the SDK's own errors.
         """
+        if self._batched is not None and switched_on(LLM_CACHE):
+            parameters: dict[str, object] = {"max_tokens": max_tokens}
+            if system is not None:
+                parameters["system"] = system
+            request = PromptRequest(
+                model=model,
+                prompt=prompt,
+                temperature=temperature,
+                parameters=parameters,
+                namespace=self._namespace,
+            )
+            completion = await self._batched.generate(request, masterplan=masterplan_id)
+            if completion is not None:
+                return _generation(completion, model)
+        return await self._ask(
+            prompt,
+            model=model,
+            temperature=temperature,
+            masterplan_id=masterplan_id,
+            max_tokens=max_tokens,
+            system=system,
+        )
+
+    async def _ask(
+        self,
+        prompt: str,
+        *,
+        model: str,
+        temperature: float | None,
+        masterplan_id: str | None,
+        max_tokens: int,
+        system: str | None,
+    ) -> Generation:
         arguments: dict[str, Any] = {
             "model": model,
             "max_tokens": max_tokens,
@@ -121,6 +163,8 @@ class EnhancedAnthropicClient:
     async def close(self) -> None:
         """Wait until the answers are stored, and disconnect."""
         await self._cache.aclose()
+        if self._batched is not None:
+            await self._batched.close()
         if self._owned is not None:
             await self._owned.close()
 
@@ -131,3 +175,13 @@ class EnhancedAnthropicClient:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close it."""
         await self.close()
+
+
+def _generation(completion: Completion, model: str) -> Generation:
+    return Generation(
+        text=completion.text,
+        model=model,
+        stop_reason=completion.stop_reason,
+        usage=completion.usage,
+        cached=completion.source is not AnswerSource.UPSTREAM,
+    )
