@@ -60,13 +60,6 @@ proto: $(READY) ## Generate client/mge_cache/v1 from the contract
 settings: $(READY) ## Write the table of settings into README.md and docs/settings.md
 	@$(PY) -m tools.settings_pages
 
-dashboard: $(READY) ## Write the Grafana dashboard into the Helm chart
-	@$(PY) -m tools.dashboard
-
-# What it makes lies in a temporary folder, and goes with it. ARGS is pytest's.
-pod-test: $(READY) ## Build the image and run a pod of it with podman (Debian, as root; else it says why not)
-	@PY="$(PY)" tools/pod_test $(ARGS)
-
 proto-check: $(READY) ## Lint the contract; look for breaking changes and for stale generated code
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code protos
@@ -78,6 +71,13 @@ baseline: $(READY) ## Make today's contract the one that must not be broken
 	@if [ -e $(BASELINE) ]; then $(BIN)/buf breaking --against $(BASELINE); fi
 	@mkdir -p $(dir $(BASELINE))
 	@$(BIN)/buf build --exclude-source-info --output $(BASELINE)
+
+dashboard: $(READY) ## Write the Grafana dashboard into the Helm chart
+	@$(PY) -m tools.dashboard
+
+# What it makes lies in a temporary folder, and goes with it. ARGS is pytest's.
+pod-test: $(READY) ## Build the image and run a pod of it with podman (Debian, as root; else it says why not)
+	@PY="$(PY)" tools/pod_test $(ARGS)
 
 lock: $(READY) ## Resolve the dependencies anew into requirements*.lock (the latest that pyproject.toml allows)
 	@$(PYTHON) -m pip --python $(PY) install --quiet uv
