@@ -19,6 +19,7 @@ from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
 from mge_cache_server.metrics import Metrics
+from mge_cache_server.metrics_files import FilesCollector
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
 from mge_cache_server.prompt_cache import PromptCache
@@ -27,6 +28,7 @@ from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
 from mge_cache_server.stores import open_store, retention_s
+from mge_cache_server.watched_files import WatchedFiles, configured_files
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class _Parts:
     generate: Generate
     prices: Prices
     feed: Feed
+    files: WatchedFiles
     rpc: RpcServer
     http: HttpServer | None
 
@@ -77,6 +80,7 @@ class App:
         await parts.store.start()
         await check_store(settings, parts.store)
         parts.feed.start()
+        parts.files.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
@@ -105,6 +109,7 @@ class App:
             await parts.generate.batcher.abort()
             await parts.generate.upstream.close()
             await parts.feed.stop()
+            await parts.files.stop()
             await parts.store.close()
             if parts.http is not None:
                 await parts.http.stop()
@@ -155,6 +160,8 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         version=__version__,
     )
     metrics = Metrics(reporter, generate.histograms.all)
+    files = WatchedFiles(configured_files(settings))
+    metrics.registry.register(FilesCollector(files))
     service = CacheService(
         prompts=prompts,
         rag=rag,
@@ -179,7 +186,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
     rpc = RpcServer(settings, service)
-    return _Parts(store, prompts, rag, generate, prices, feed, rpc, http)
+    return _Parts(store, prompts, rag, generate, prices, feed, files, rpc, http)
 
 
 def _policy(settings: Settings) -> CachePolicy:
