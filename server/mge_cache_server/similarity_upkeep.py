@@ -25,6 +25,8 @@ _WELL_FITTED_ROWS = 4 * SAMPLE_ROWS
 _SEARCHES_TO_JUDGE = 64
 _SURVIVORS_OF_ROWS = 1 / 1000
 _SMALL = 64
+_SMALL_BLOCKS = 2
+_FEW_ROWS = 4  # a quarter of the rows of a large block
 
 
 class Fit:
@@ -111,10 +113,10 @@ class Upkeep:
         """Take note of new rows."""
         self._added += rows
 
-    def removed(self, key: bytes) -> None:
-        """Take note of a removal: a compaction that is under way may be copying the row."""
+    def removed(self, keys: Sequence[bytes]) -> None:
+        """Take note of removals: a compaction that is under way may be copying the rows."""
         if isinstance(self._under_way, Compaction):
-            self._under_way.removed.append(key)
+            self._under_way.removed += keys
 
     def searched(self, survivors: int) -> None:
         """Take note of how many rows a search had to compute. A lost update does no harm."""
@@ -141,7 +143,7 @@ class Upkeep:
                 self.basis, self._fitted_rows, self._added = work.found, work.rows, 0
         elif isinstance(work, Rebase):
             if work.found is not None:
-                work.block.adopt(work.found, work.used)
+                work.block.adopt(work.found)
         elif work.found is not None:
             return _replaced(blocks, work, work.found)
         return blocks
@@ -172,11 +174,15 @@ class Upkeep:
 
 
 def _compaction(blocks: Sequence[Block], block_rows: int) -> Compaction | None:
-    """Return a compaction if a quarter of some block is dead; small blocks join in."""
+    """Return a compaction if a quarter of some block is dead; small blocks join in.
+
+    Or if there are several full blocks that are small: each of them costs every search some time.
+    """
     wasteful = [block for block in blocks if _is_wasteful(block)]
-    if not wasteful:
+    small = [each for each in blocks if each.is_full and each.live <= block_rows // _FEW_ROWS]
+    if not wasteful and len(small) < _SMALL_BLOCKS:
         return None
-    chosen = wasteful[:1]
+    chosen = (wasteful or small)[:1]
     chosen[0].seal()
     live = chosen[0].live
     for block in blocks:

@@ -183,7 +183,7 @@ def verdicts(case: Case, figures: Figures) -> list[str]:
         "speed": case.ratio is None or figures.product_s / figures.search_s >= case.ratio,
         "p99": case.ratio is None or figures.p99_s <= 5 * figures.search_s,
         "insert": figures.add_s <= 20e-6,
-        "memory": figures.row_bytes <= 4 * case.dimension * (0.72 if case.compact else 1.2),
+        "memory": figures.row_bytes <= 4 * case.dimension * (0.6 if case.compact else 1.2),
     }
     return [name for name, met in checks.items() if not met]
 
