@@ -172,7 +172,7 @@ class SimilarityIndex:
                 return True
         return False
 
-    def expire(self, limit: int = 1000) -> list[bytes]:
+    def expire(self, limit: int = 200) -> list[bytes]:
         """Remove up to ``limit`` rows whose time is over, and return their keys.
 
         Searches do not return such rows anyway; this makes room. Takes 2 µs a row.

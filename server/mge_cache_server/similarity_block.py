@@ -206,10 +206,11 @@ class Block:
             slots = slots[np.argpartition(self.expires_s[slots], count - 1)[:count]]
         return slots
 
-    def rebased(self, basis: Basis, used: int) -> Prefix:
-        """Return a prefix for the first ``used`` rows in another basis. Any thread may call it."""
+    def rebased(self, basis: Basis) -> Prefix:
+        """Return a prefix in another basis, for nearly all rows. Any thread may call it."""
         prefix = Prefix.empty(basis, len(self.rows))
-        prefix.fill(self.rows, used)
+        while prefix.filled + _PENDING <= self.used:  # which may grow meanwhile
+            prefix.fill(self.rows, self.used)
         return prefix
 
     def adopt(self, prefix: Prefix) -> None:

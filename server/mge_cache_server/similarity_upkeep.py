@@ -25,6 +25,7 @@ _WELL_FITTED_ROWS = 4 * SAMPLE_ROWS
 _SEARCHES_TO_JUDGE = 64
 _SURVIVORS_OF_ROWS = 1 / 1000
 _SMALL = 64
+_COPIED_AT_ONCE = 1024  # a thread that holds Python's lock makes the event loop wait
 _SMALL_BLOCKS = 2
 _FEW_ROWS = 4  # a quarter of the rows of a large block
 
@@ -55,13 +56,12 @@ class Rebase:
 
     def __init__(self, block: Block, basis: Basis) -> None:
         self.block = block
-        self.used = block.used
         self._basis = basis
         self.found: Prefix | None = None
 
     def run(self) -> None:
         """Do it."""
-        self.found = self.block.rebased(self._basis, self.used)
+        self.found = self.block.rebased(self._basis)
 
 
 class Compaction:
@@ -75,22 +75,28 @@ class Compaction:
 
     def run(self) -> None:
         """Do it."""
-        kept = [(block, np.flatnonzero(block.alive[: block.used])) for block in self.blocks]
         rows = self.blocks[0].rows
-        capacity = sum(len(slots) for _, slots in kept)
+        capacity = sum(block.live for block in self.blocks)
         basis = self.blocks[0].prefix.basis if self.blocks[0].prefix is not None else None
         into = Block(np.empty((capacity, rows.shape[1]), rows.dtype), basis)
-        for block, slots in kept:
-            # A row may have been removed since ``alive`` was read.
-            found = [(slot, block.keys[slot]) for slot in slots.tolist()]
-            live = [(slot, key) for slot, key in found if key is not None]
-            if live:
-                chosen = np.array([slot for slot, _ in live])
-                start = into.used
-                into.append([key for _, key in live], block.rows[chosen], block.expires_s[chosen])
-                into.hit[start : into.used] = block.hit[chosen]
+        for block in self.blocks:
+            for start in range(0, block.used, _COPIED_AT_ONCE):
+                _copy(block, start, min(block.used, start + _COPIED_AT_ONCE), into)
         into.seal()
         self.found = into
+
+
+def _copy(block: Block, start: int, stop: int, into: Block) -> None:
+    slots = np.flatnonzero(block.alive[start:stop]) + start
+    # A row may have been removed since ``alive`` was read.
+    found = [(slot, block.keys[slot]) for slot in slots.tolist()]
+    live = [(slot, key) for slot, key in found if key is not None]
+    if live:
+        chosen = np.array([slot for slot, _ in live])
+        keys = [key for _, key in live]
+        to = into.used
+        into.append(keys, block.rows.take(chosen, axis=0), block.expires_s[chosen])
+        into.hit[to : into.used] = block.hit[chosen]
 
 
 Work = Fit | Rebase | Compaction
