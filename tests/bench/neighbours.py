@@ -189,7 +189,7 @@ async def _multiply_rows(redis_socket: str, rows: int) -> None:
         (contents,) = [name async for name in client.scan_iter(match="*:v")]
         ends = contents[:-1] + b"p"
         ((digest, row),) = (await client.hgetall(contents)).items()
-        tick, end_ms = row[: len(row) - 4 * DIMENSION], await client.zscore(ends, digest)
+        tick, end_ms = row[: len(row) - 4 * DIMENSION], await client.zscore(ends, digest) or 0.0
         for start in range(1, rows, _STORED_AT_ONCE):
             part = _embeddings(min(_STORED_AT_ONCE, rows - start), start)
             digests = [b"%032d" % number for number in range(start, start + len(part))]
