@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
+from mge_cache_server.batch_counts import BatchCounts, BatchReporter
+from mge_cache_server.batcher import Batcher
+from mge_cache_server.batches import Batches, BatchPolicy
 from mge_cache_server.config_parse import split_address
+from mge_cache_server.conversation import Conversations
 from mge_cache_server.counts import Counts
 from mge_cache_server.entry_cache import CachePolicy, Parts
 from mge_cache_server.epochs import Epochs
+from mge_cache_server.fan_out import FanOut
 from mge_cache_server.feed import Feed
+from mge_cache_server.generation import Strategy
 from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
+from mge_cache_server.merge_call import Merge
 from mge_cache_server.metrics import Metrics
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
@@ -26,6 +33,7 @@ from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
 from mge_cache_server.stores import open_store, retention_s
+from mge_cache_server.upstream import Upstream, UpstreamPolicy
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
@@ -37,10 +45,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class _Generate:
+    """What stands behind ``Generate``."""
+
+    upstream: Upstream
+    batcher: Batcher
+    conversations: Conversations
+    reporter: BatchReporter
+
+
+@dataclass(frozen=True, slots=True)
 class _Parts:
     store: Store
     prompts: PromptCache
     rag: RagCache
+    generate: _Generate
     prices: Prices
     feed: Feed
     rpc: RpcServer
@@ -88,9 +107,14 @@ class App:
         parts = self._parts
         if parts is not None:
             draining = asyncio.ensure_future(parts.rpc.stop(self._settings.drain_s))
-            # Callers that wait for others need not wait for the end of the grace.
+            # Streams end with what is under way; callers that wait for others need not wait for
+            # the end of the grace.
+            parts.generate.conversations.stop()
+            parts.generate.batcher.close()
             await asyncio.gather(parts.prompts.close(), parts.rag.close())
             await draining
+            await parts.generate.batcher.abort()
+            await parts.generate.upstream.close()
             await parts.feed.stop()
             await parts.store.close()
             if parts.http is not None:
@@ -131,12 +155,22 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     rag = RagCache(
         parts, policy=_rag_policy(settings), similar=_similar(settings), bounds=_bounds(settings)
     )
-    reporter = Reporter(counts, l1=l1, store=store, epochs=epochs, rag=rag, version=__version__)
-    metrics = Metrics(reporter)
     prices = _prices(settings)
+    generate = _generate(settings, prompts, prices, lambda: metrics)
+    reporter = Reporter(
+        counts,
+        l1=l1,
+        store=store,
+        epochs=epochs,
+        rag=rag,
+        batcher=generate.reporter,
+        version=__version__,
+    )
+    metrics = Metrics(reporter)
     service = CacheService(
         prompts=prompts,
         rag=rag,
+        conversations=generate.conversations,
         prices=prices,
         reporter=reporter,
         limits=_limits(settings),
@@ -156,7 +190,65 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     if settings.http_listen:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
-    return _Parts(store, prompts, rag, prices, feed, RpcServer(settings, service), http)
+    rpc = RpcServer(settings, service)
+    return _Parts(store, prompts, rag, generate, prices, feed, rpc, http)
+
+
+def _generate(
+    settings: Settings, prompts: PromptCache, prices: Prices, metrics: Callable[[], Metrics]
+) -> _Generate:
+    counts = BatchCounts()
+    upstream = Upstream(
+        UpstreamPolicy(
+            key_file=settings.anthropic_api_key_file,
+            key=settings.anthropic_api_key,
+            base_url=settings.anthropic_base_url,
+            silence_s=settings.upstream_timeout_s,
+            calls_max=settings.upstream_calls_max,
+        ),
+        counts,
+        observe=lambda seconds: metrics().upstream(seconds),
+    )
+    fan_out = FanOut(upstream, prices)
+    batches = Batches(
+        {
+            Strategy.FAN_OUT: fan_out,
+            Strategy.MERGE: Merge(upstream, prices, fan_out, counts),
+            Strategy.DEFERRED: fan_out,
+        },
+        limiter=upstream.limiter,
+        policy=_batch_policy(settings),
+        counts=counts,
+        sent=lambda size: metrics().batch(size),
+    )
+    batcher = Batcher(
+        prompts,
+        batches,
+        wait_s=settings.wait_max_s,
+        answer_max_bytes=settings.answer_max_bytes,
+    )
+    conversations = Conversations(
+        batcher, _limits(settings), strategy=Strategy(settings.batch_strategy)
+    )
+    reporter = BatchReporter(counts, batcher, upstream, queue_max=settings.batch_queue_max)
+    return _Generate(upstream, batcher, conversations, reporter)
+
+
+def _batch_policy(settings: Settings) -> BatchPolicy:
+    return BatchPolicy(
+        window_s={
+            Strategy.FAN_OUT: settings.batch_window_s,
+            Strategy.MERGE: settings.batch_window_s,
+            Strategy.DEFERRED: settings.deferred_window_s,
+        },
+        batch_max={
+            Strategy.FAN_OUT: settings.batch_max,
+            Strategy.MERGE: settings.batch_max,
+            Strategy.DEFERRED: settings.deferred_max,
+        },
+        eager=settings.batch_eager,
+        queue_max=settings.batch_queue_max,
+    )
 
 
 def _policy(settings: Settings) -> CachePolicy:

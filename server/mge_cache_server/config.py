@@ -184,6 +184,51 @@ class Settings:
         kinds.BOOL,
         "Keep the text of queries, in Redis too, and show it with similar hits.",
     )
+    anthropic_api_key: str = _setting(
+        "", kinds.TEXT, "Key to Anthropic.", secret=True, env="ANTHROPIC_API_KEY"
+    )
+    anthropic_api_key_file: str = _setting(
+        "", kinds.PATH, "File with the key to Anthropic; wins; read again when it changes."
+    )
+    anthropic_base_url: str = _setting(
+        "",
+        kinds.TEXT,
+        "Where Anthropic's API is.",
+        env="ANTHROPIC_BASE_URL",
+        default_text="https://api.anthropic.com",
+    )
+    batch_strategy: str = _setting(
+        "fan_out",
+        kinds.choice("fan_out", "merge", "deferred"),
+        "How Anthropic is asked, unless a request says.",
+    )
+    batch_window_s: float = _setting(
+        0.5, kinds.DURATION, "How long a batch waits for more requests.", high=60.0
+    )
+    batch_max: int = _setting(5, kinds.COUNT, "Most requests of a batch.", low=1, high=100)
+    batch_eager: bool = _setting(
+        False,  # noqa: FBT003
+        kinds.BOOL,
+        "A request does not wait for others if none like it is under way.",
+    )
+    batch_queue_max: int = _setting(
+        1000, kinds.COUNT, "Most requests that wait to be sent.", low=1, high=1_000_000
+    )
+    deferred_window_s: float = _setting(
+        60.0, kinds.DURATION, "How long a deferred batch waits for more.", high=_HOUR_S
+    )
+    deferred_max: int = _setting(
+        1000, kinds.COUNT, "Most requests of a deferred batch.", low=1, high=10_000
+    )
+    deferred_poll_s: float = _setting(
+        30.0, kinds.DURATION, "How often a deferred batch is asked for.", low=0.05, high=_HOUR_S
+    )
+    upstream_calls_max: int = _setting(
+        32, kinds.COUNT, "Most calls on Anthropic at once.", low=1, high=1000
+    )
+    upstream_timeout_s: float = _setting(
+        60.0, kinds.DURATION, "How long Anthropic may say nothing.", low=0.1, high=600.0
+    )
     reflection: bool = _setting(False, kinds.BOOL, "Serve gRPC reflection.")  # noqa: FBT003
     log_level: str = _setting(
         "info", kinds.choice("debug", "info", "warning", "error"), "Log level."

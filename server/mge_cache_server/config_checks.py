@@ -47,6 +47,7 @@ def contradictions(
         *(() if "ttl_max_s" in merged.broken else times),
         *_addresses(settings),
         *_store(settings),
+        *_upstream(settings),
         *_missing_files(settings, options),
     )
 
@@ -74,6 +75,12 @@ def _addresses(settings: Settings) -> Iterator[str]:
     same = settings.listen == settings.http_listen
     if same and settings.listen and split_address(settings.listen)[1]:
         yield f"--http-listen: must differ from --listen ({settings.listen})"
+
+
+def _upstream(settings: Settings) -> Iterator[str]:
+    # Not repeated here: a proxy's URL may hold a password.
+    if settings.anthropic_base_url and not re.match("https?://", settings.anthropic_base_url):
+        yield "--anthropic-base-url: must begin with http:// or https://"
 
 
 def _store(settings: Settings) -> Iterator[str]:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 import socket
+from dataclasses import asdict
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,7 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
             "reranked_hits": index.reranked_hits,
             "certified_hits": index.certified_hits,
         },
+        "batcher": asdict(statistics.batcher),
         "unpriced_models": list(statistics.unpriced_models),
         "uptime_seconds": statistics.uptime_s,
         "version": statistics.version,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import grpc
 
+from mge_cache_server import errors
 from mge_cache_server.errors import InvalidRequestError, MgeError, StoreError
 
 if TYPE_CHECKING:
@@ -28,8 +29,16 @@ REQUEST_ID = "x-request-id"
 _STATUSES: tuple[tuple[type[MgeError], grpc.StatusCode], ...] = (
     (InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (StoreError, grpc.StatusCode.UNAVAILABLE),
+    (errors.QueueFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.RateLimitedError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.UpstreamUnavailableError, grpc.StatusCode.UNAVAILABLE),
+    (errors.UpstreamRefusedError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.NoKeyError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.AnswerTimeoutError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.UnknownRequestError, grpc.StatusCode.NOT_FOUND),
 )
-"""The one table of errors. UNAVAILABLE: repeating can help. INVALID_ARGUMENT: it cannot."""
+"""The one table of errors. UNAVAILABLE, RESOURCE_EXHAUSTED: repeating can help. INVALID_ARGUMENT,
+FAILED_PRECONDITION: it cannot."""
 
 _REQUEST_ID_CHARACTERS_MAX = 128
 
@@ -60,7 +69,7 @@ def unary(
             code = "CANCELLED"
             raise
         except Exception as exc:  # noqa: BLE001 - the boundary: every error becomes a status
-            code = _status(exc).name
+            code = status_of(exc).name
             await _abort(method, context, exc)
         finally:
             observe(method, code, time.perf_counter() - started_s)
@@ -72,10 +81,12 @@ def streaming(
     method: str,
     handler: Callable[[RequestT], AsyncGenerator[ResponseT, None]],
     observe: Callable[[str, str, float], None],
-) -> Callable[[RequestT | Unreadable, Context], AsyncIterator[ResponseT]]:
+) -> Callable[[RequestT | Unreadable, Context], AsyncGenerator[ResponseT, None]]:
     """Wrap a handler with one request and a stream of responses."""
 
-    async def handle(request: RequestT | Unreadable, context: Context) -> AsyncIterator[ResponseT]:
+    async def handle(
+        request: RequestT | Unreadable, context: Context
+    ) -> AsyncGenerator[ResponseT, None]:
         started_s = time.perf_counter()
         code = "OK"
         try:
@@ -86,10 +97,33 @@ def streaming(
             code = "CANCELLED"
             raise
         except Exception as exc:  # noqa: BLE001 - the boundary: every error becomes a status
-            code = _status(exc).name
+            code = status_of(exc).name
             await _abort(method, context, exc)
         finally:
             observe(method, code, time.perf_counter() - started_s)
+
+    return handle
+
+
+def bidirectional(
+    method: str,
+    handler: Callable[[AsyncIterator[RequestT]], AsyncGenerator[ResponseT, None]],
+    observe: Callable[[str, str, float], None],
+) -> Callable[[AsyncIterator[RequestT | Unreadable], Context], AsyncIterator[ResponseT]]:
+    """Wrap a handler with a stream of requests and one of responses."""
+
+    async def handle(
+        requests: AsyncIterator[RequestT | Unreadable], context: Context
+    ) -> AsyncIterator[ResponseT]:
+        async def readable() -> AsyncIterator[RequestT]:
+            async for request in requests:
+                yield _readable(request)
+
+        # What it is wrapped in is that of a handler with one request: that is the stream of them.
+        wrapped = streaming(method, lambda _: handler(readable()), observe)
+        async with aclosing(wrapped(None, context)) as responses:
+            async for response in responses:
+                yield response
 
     return handle
 
@@ -100,7 +134,8 @@ def _readable(request: RequestT | Unreadable) -> RequestT:
     return request
 
 
-def _status(exc: Exception) -> grpc.StatusCode:
+def status_of(exc: Exception) -> grpc.StatusCode:
+    """Return the status of an error; INTERNAL for a defect of ours."""
     for kind, status in _STATUSES:
         if isinstance(exc, kind):
             return status
@@ -108,7 +143,7 @@ def _status(exc: Exception) -> grpc.StatusCode:
 
 
 async def _abort(method: str, context: Context, exc: Exception) -> NoReturn:
-    status = _status(exc)
+    status = status_of(exc)
     request_id = _request_id(context)
     details = str(exc)
     if status is grpc.StatusCode.INTERNAL:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LIBRARIES = ("redis", "uvicorn", "grpc", "asyncio")
+_TALKATIVE = ("anthropic", "httpx2", "httpcore2")
+"""Their "debug" has requests with prompts, their "info" a line for each."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _SECRET = frozenset({"password", "prompt", "answer", "body", "key", "lease", "token"})
 """Fields that no log may hold, whoever adds them."""
@@ -35,6 +37,8 @@ def configure_logging(*, level: str, form: str, stream: TextIO | None = None) ->
     root.setLevel(level.upper())
     for library in _LIBRARIES:  # their "info" is our "debug"
         logging.getLogger(library).setLevel("DEBUG" if level == "debug" else "WARNING")
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel("WARNING")
     logging.captureWarnings(capture=True)
 
 

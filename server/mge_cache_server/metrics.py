@@ -20,6 +20,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from mge_cache_server.metrics_batcher import batcher_metrics
 from mge_cache_server.statistics import STORE_OPERATIONS
 
 if TYPE_CHECKING:
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     )
 
 _SERVICE = "mge_cache.v1.CacheService"
-_STREAMING_METHODS = frozenset({"HoldLease"})
-_METHODS = ("GetPrompt", "SetPrompt", "HoldLease", "QueryRAG", "StoreRAG", "Invalidate", "Stats")
+_KINDS = {"HoldLease": "server_stream", "Generate": "bidi_stream"}
+_METHODS = (
+    *("GetPrompt", "SetPrompt", "HoldLease", "QueryRAG", "StoreRAG"),
+    *("Invalidate", "Generate", "Stats"),
+)
 _RPC_LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 _BUCKETS_S = (
@@ -44,6 +48,8 @@ _BUCKETS_S = (
     *(0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0),
 )
 """From an L1 hit to a caller that waits for another's answer."""
+
+_BATCH_SIZES = (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
 
 
 class Metrics:
@@ -66,6 +72,15 @@ class Metrics:
             "Time that an operation of the store took, failed ones included.",
             ("operation",),
         )
+        self._batch_size = Histogram(
+            "v2_batch_size", "Requests in a batch.", buckets=_BATCH_SIZES, registry=None
+        )
+        self._upstream = Histogram(
+            "mge_cache_upstream_seconds",
+            "Time that a call on Anthropic took from its start to the end of its answer.",
+            buckets=_BUCKETS_S[8:],
+            registry=None,
+        )
         # `labels()` costs about as much as all else here together: children are looked up once.
         self._handled_by: dict[tuple[str, str], Counter] = {}
         self._handling_by: dict[str, Histogram] = {}
@@ -77,7 +92,8 @@ class Metrics:
             self._add_operation(operation)
         self.registry = CollectorRegistry()
         self.registry.register(_StatisticsCollector(reporter))
-        self.registry.register(_LatencyCollector((self._handled, self._handling, self._store)))
+        kept = (self._handled, self._handling, self._store, self._batch_size, self._upstream)
+        self.registry.register(_LatencyCollector(kept))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -97,6 +113,14 @@ class Metrics:
         """Count an operation of the store, failed or not."""
         child = self._store_by.get(operation) or self._add_operation(operation)
         child.observe(seconds)
+
+    def batch(self, size: int) -> None:
+        """Count a batch that was sent."""
+        self._batch_size.observe(size)
+
+    def upstream(self, seconds: float) -> None:
+        """Count a call on Anthropic that was answered."""
+        self._upstream.observe(seconds)
 
     def _add_method(self, method: str) -> Histogram:
         child = self._handling.labels(_kind(method), _SERVICE, method)
@@ -119,7 +143,7 @@ def _histogram(name: str, text: str, labels: Sequence[str]) -> Histogram:
 
 
 def _kind(method: str) -> str:
-    return "server_stream" if method in _STREAMING_METHODS else "unary"
+    return _KINDS.get(method, "unary")
 
 
 class _LatencyCollector(Collector):
@@ -150,6 +174,7 @@ class _StatisticsCollector(Collector):
         yield _errors(statistics.layers)
         yield from _state(statistics)
         yield from _rag_index(statistics.rag_index)
+        yield from batcher_metrics(statistics.batcher)
 
 
 def _layer_counters(layers: Sequence[LayerStatistics]) -> Iterator[Metric]:

@@ -125,8 +125,15 @@ class Prices:
             or usage.cache_write_tokens
         ):
             return 0.0
-        price = self._override(model) or self._listed(model)
+        price = self.of(model)
         return None if price is None else price.cost_usd(usage)
+
+    def of(self, model: str) -> ModelPrice | None:
+        """Return what a model's tokens cost now, or None if that is unknown.
+
+        Blocks at its first use as ``cost_usd`` does.
+        """
+        return self._override(model) or self._listed(model)
 
     def _override(self, model: str) -> ModelPrice | None:
         price = self._exact.get(model)

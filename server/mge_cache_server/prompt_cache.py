@@ -84,6 +84,16 @@ class PromptCache(EntryCache[Entry]):
         )
         return SetOutcome(status, 0.0 if status is SetStatus.OVERTAKEN else ttl_s, answer.cost_usd)
 
+    def shared(self, namespace: str, answer: Answer, callers: int) -> None:
+        """Count callers who got an answer that another one was computing, as hits."""
+        counts = self._count(namespace)
+        for _ in range(callers):
+            count_hit(counts, answer)
+
+    def spent(self, namespace: str, answer: Answer, *, priced: bool) -> None:
+        """Count what an answer cost that is not stored."""
+        self._count_cost(namespace, answer, bought=True, priced=priced)
+
     async def _peek_store(self, key: EntryKey) -> Hit[Entry] | Miss:
         try:
             outcome = await self._read(key, None)

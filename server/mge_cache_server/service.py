@@ -12,7 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from mge_cache.v1 import cache_service_pb2 as pb
 from mge_cache.v1 import cache_service_pb2_grpc as pb_grpc
 from mge_cache_server import keys, wire, wire_rag, wire_responses
-from mge_cache_server.interceptors import Unreadable, streaming, unary
+from mge_cache_server.interceptors import Unreadable, bidirectional, streaming, unary
 from mge_cache_server.model import Answer, LeaseEnd
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from mge_cache_server.conversation import Conversations
     from mge_cache_server.prices import Prices
     from mge_cache_server.prompt_cache import PromptCache
     from mge_cache_server.rag_cache import RagCache
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 _DESCRIPTOR = pb.DESCRIPTOR.services_by_name["CacheService"]
 SERVICE_NAME = _DESCRIPTOR.full_name
+
+_HANDLERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+"""By whether the request and the response are streams."""
 
 
 class CacheService(pb_grpc.CacheServiceServicer):
@@ -37,6 +45,7 @@ class CacheService(pb_grpc.CacheServiceServicer):
         *,
         prompts: PromptCache,
         rag: RagCache,
+        conversations: Conversations,
         prices: Prices,
         reporter: Reporter,
         limits: wire.Limits,
@@ -56,6 +65,8 @@ class CacheService(pb_grpc.CacheServiceServicer):
         self.QueryRAG = unary("QueryRAG", self._query_rag, observe)  # type: ignore[assignment]
         self.StoreRAG = unary("StoreRAG", self._store_rag, observe)  # type: ignore[assignment]
         self.Invalidate = unary("Invalidate", self._invalidate, observe)  # type: ignore[assignment]
+        generate = bidirectional("Generate", conversations.hold, observe)
+        self.Generate = generate  # type: ignore[assignment]
         self.Stats = unary("Stats", self._stats, observe)  # type: ignore[assignment]
 
     async def _get_prompt(self, request: pb.GetPromptRequest) -> pb.GetPromptResponse:
@@ -156,12 +167,7 @@ def register(service: CacheService, server: grpc.aio.Server) -> None:
     """
     methods = {}
     for method in _DESCRIPTOR.methods:
-        make = (
-            grpc.unary_stream_rpc_method_handler
-            if method.server_streaming
-            else grpc.unary_unary_rpc_method_handler
-        )
-        methods[method.name] = make(
+        methods[method.name] = _HANDLERS[method.client_streaming, method.server_streaming](
             getattr(service, method.name),
             request_deserializer=_parser(GetMessageClass(method.input_type)),
             response_serializer=GetMessageClass(method.output_type).SerializeToString,

@@ -3,10 +3,10 @@
 An index holds the unit vectors of one partition in blocks. A search bounds the cosines of all rows
 by their coordinates in a few leading directions (``similarity_basis`` has the proof), those that
 are left by some more in bytes, and computes the few that may still win in float64, best bound
-first: it returns the most similar live row that the caller admits if and only if its cosine is not below the
-threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in float32
-(10⁻⁷ from the caller's), or, in compact mode, these rounded to float16, which moves a cosine by
-5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
+first: it returns the most similar live row that the caller admits if and only if its cosine is not
+below the threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in
+float32 (10⁻⁷ from the caller's), or, in compact mode, these rounded to float16, which moves a
+cosine by 5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
 
 Threads: one thread (the event loop's) owns the index and calls everything. ``search``, and
 ``run`` of what ``due`` returned, may be called by any other threads at the same time, and never

@@ -137,7 +137,7 @@ class Block:
         if prefix is not None and (slot + 1 - prefix.filled >= _PENDING or self.is_full):
             self._fill(prefix)
 
-    def append(self, keys: Sequence[bytes], rows: Floats, expires_s: NDArray[np.float64]) -> None:
+    def append(self, keys: Sequence[bytes], rows: Rows, expires_s: NDArray[np.float64]) -> None:
         """Add several rows as ``append_one`` does."""
         for low in range(0, len(keys), _APPENDED_AT_ONCE):  # no other thread waits for long
             part = slice(low, low + _APPENDED_AT_ONCE)

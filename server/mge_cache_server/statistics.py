@@ -15,6 +15,7 @@ from mge_cache_server.model import LAYERS, SIMILAR_LAYER
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from mge_cache_server.batch_counts import BatcherStatistics
     from mge_cache_server.counts import Counts
 
 STORE_OPERATIONS: tuple[str, ...] = (
@@ -86,6 +87,13 @@ class RagState(Protocol):
         """Take a snapshot."""
 
 
+class BatcherState(Protocol):
+    """What is reported of the batcher."""
+
+    def statistics(self) -> BatcherStatistics:
+        """Take a snapshot."""
+
+
 class FeedState(Protocol):
     """What is reported of the feed of invalidations."""
 
@@ -154,6 +162,7 @@ class Statistics:
     l1: L1Statistics
     store: StoreStatistics
     rag_index: RagIndexStatistics
+    batcher: BatcherStatistics
     unpriced_models: tuple[str, ...]
     uptime_s: float
     version: str
@@ -170,6 +179,7 @@ class Reporter:
         store: StoreState,
         epochs: FeedState,
         rag: RagState,
+        batcher: BatcherState,
         version: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -178,6 +188,7 @@ class Reporter:
         self._store = store
         self._epochs = epochs
         self._rag = rag
+        self._batcher = batcher
         self._version = version
         self._clock = clock
         self._started_s = clock()
@@ -209,6 +220,7 @@ class Reporter:
                 feed_live=self._epochs.live,
             ),
             rag_index=self._rag.index_statistics(),
+            batcher=self._batcher.statistics(),
             unpriced_models=() if namespace else self._counts.unpriced_models,
             uptime_s=self._clock() - self._started_s,
             version=self._version,

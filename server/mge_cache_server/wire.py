@@ -174,7 +174,7 @@ def cost_usd(request: pb.SetPromptRequest | pb.StoreRAGRequest) -> float | None:
 
 
 def tags(
-    request: pb.SetPromptRequest | pb.StoreRAGRequest,
+    request: pb.SetPromptRequest | pb.StoreRAGRequest | pb.GenerateStart,
     key: EntryKey,
     limits: Limits,
     *,
@@ -225,7 +225,9 @@ def invalidated_tag(request: pb.InvalidateRequest) -> str:
     raise InvalidRequestError("target", f"is required: {targets}")
 
 
-def ttl(request: pb.SetPromptRequest | pb.StoreRAGRequest, limits: Limits) -> float:
+def ttl(
+    request: pb.SetPromptRequest | pb.StoreRAGRequest | pb.GenerateStart, limits: Limits
+) -> float:
     """Return an answer's time to live in seconds; 0 means the default."""
     return seconds("ttl", request.ttl, default_s=0.0, min_s=TTL_MIN_S, max_s=limits.ttl_max_s)
 

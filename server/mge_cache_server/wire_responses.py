@@ -12,6 +12,7 @@ from mge_cache_server import keys
 from mge_cache_server.model import Hit, HitSource, LeaseEnd, Miss, SetStatus
 
 if TYPE_CHECKING:
+    from mge_cache_server.batch_counts import BatcherStatistics
     from mge_cache_server.model import Entry, RagHit, SetOutcome
     from mge_cache_server.statistics import LayerStatistics, Statistics
 
@@ -138,6 +139,25 @@ def stats_response(statistics: Statistics) -> pb.StatsResponse:
             reranked_hits=index.reranked_hits,
             certified_hits=index.certified_hits,
         ),
+        batcher=_batcher_stats(statistics.batcher),
+    )
+
+
+def _batcher_stats(batcher: BatcherStatistics) -> pb.BatcherStats:
+    return pb.BatcherStats(
+        batches=batcher.batches,
+        requests=batcher.requests,
+        mean_size=batcher.mean_size,
+        batches_by_strategy=batcher.batches_by_strategy,
+        asked_alone=batcher.asked_alone,
+        rejected=batcher.rejected,
+        queued=batcher.queued,
+        queue_max=batcher.queue_max,
+        upstream_calls=batcher.upstream_calls,
+        upstream_in_flight=batcher.upstream_in_flight,
+        upstream_limit=batcher.upstream_limit,
+        upstream_breaker_open=batcher.upstream_breaker_open,
+        has_key=batcher.has_key,
     )
 
 

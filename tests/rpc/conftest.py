@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,14 @@ import pytest
 from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
 from mge_cache_server import app
 from mge_cache_server.config import Settings
+from tests.rpc.scripted_upstream import scripted_upstream
 from tests.servers.fixtures import key_prefix, servers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
+    from tests.rpc.scripted_upstream import ScriptedUpstream
     from tests.servers.fixtures import Servers
 
 __all__ = ["key_prefix", "servers"]
@@ -29,6 +32,8 @@ class Serve:
         self.target = ""
         """Where the latest one listens."""
         self._stack = stack
+        self._latest: app.App | None = None
+        self._stopped: list[app.App] = []
 
     async def __call__(self, **settings: Any) -> CacheServiceAsyncStub:
         """Start one and return a stub of it: in memory, unless fields of Settings say otherwise."""
@@ -40,12 +45,23 @@ class Serve:
         }
         sidecar = app.build(Settings(**{**usual, **settings}))
         await sidecar.start()
-        self._stack.push_async_callback(sidecar.stop)
+        self._latest = sidecar
+        self._stack.push_async_callback(self._stop, sidecar)
         [self.target] = sidecar.targets
         unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
         channel = grpc.aio.insecure_channel(self.target, options=unlimited)
         self._stack.push_async_callback(channel.close, None)
         return CacheServiceStub(channel)
+
+    def stop(self) -> asyncio.Future[None]:
+        """Stop the latest one."""
+        assert self._latest is not None
+        return asyncio.ensure_future(self._stop(self._latest))
+
+    async def _stop(self, sidecar: app.App) -> None:
+        if sidecar not in self._stopped:
+            self._stopped.append(sidecar)
+            await sidecar.stop()
 
 
 @pytest.fixture(params=["memory", "valkey9"])
@@ -70,3 +86,27 @@ async def serve() -> AsyncIterator[Serve]:
 async def stub(serve: Serve, store_settings: dict[str, Any]) -> CacheServiceAsyncStub:
     """A sidecar on each kind of store."""
     return await serve(**store_settings)
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    """Stands for Anthropic; the test dictates its answers."""
+    async with scripted_upstream() as server:
+        yield server
+
+
+@pytest.fixture
+async def generating(
+    serve: Serve, upstream: ScriptedUpstream
+) -> Callable[..., Awaitable[CacheServiceAsyncStub]]:
+    """Starts sidecars that ask ``upstream``, each request at once unless settings say otherwise."""
+
+    async def start(**settings: Any) -> CacheServiceAsyncStub:
+        usual = {
+            "anthropic_api_key": "sk-secret",
+            "anthropic_base_url": upstream.url,
+            "batch_window_s": 0.0,
+        }
+        return await serve(**{**usual, **settings})
+
+    return start

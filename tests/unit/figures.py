@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
+from mge_cache_server.batch_counts import BatcherStatistics
 from mge_cache_server.counts import Counts, LayerCounts
 from mge_cache_server.model import LAYERS
 from mge_cache_server.statistics import ERROR_OPERATIONS, RagIndexStatistics, Reporter
@@ -30,9 +31,13 @@ class Parts:
     available: bool = True
     live: bool = True
     rag_index: RagIndexStatistics = field(default_factory=RagIndexStatistics)
+    batcher: BatcherStatistics = field(default_factory=BatcherStatistics)
 
     def index_statistics(self) -> RagIndexStatistics:
         return self.rag_index
+
+    def statistics(self) -> BatcherStatistics:
+        return self.batcher
 
 
 def layer_counts() -> st.SearchStrategy[LayerCounts]:
@@ -70,5 +75,12 @@ def reporter_of(
 ) -> Reporter:
     state = parts or Parts()
     return Reporter(
-        counts, l1=state, store=state, epochs=state, rag=state, version="1.2.3", clock=clock
+        counts,
+        l1=state,
+        store=state,
+        epochs=state,
+        rag=state,
+        batcher=state,
+        version="1.2.3",
+        clock=clock,
     )

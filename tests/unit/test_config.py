@@ -56,6 +56,19 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "reflection": ("true", True),
     "log_level": ("DEBUG", "debug"),
     "log_format": ("json", "json"),
+    "anthropic_api_key": ("sk-1", "sk-1"),
+    "anthropic_api_key_file": ("/run/key", "/run/key"),
+    "anthropic_base_url": ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+    "batch_strategy": ("merge", "merge"),
+    "batch_window": ("1s", 1.0),
+    "batch_max": ("7", 7),
+    "batch_eager": ("true", True),
+    "batch_queue_max": ("10", 10),
+    "deferred_window": ("5m", 300.0),
+    "deferred_max": ("50", 50),
+    "deferred_poll": ("1m", 60.0),
+    "upstream_calls_max": ("4", 4),
+    "upstream_timeout": ("30s", 30.0),
 }
 # These need files that exist, or a Redis of a certain kind.
 ELSEWHERE = {
@@ -189,6 +202,10 @@ def test_a_mistake_that_is_overridden_is_told_all_the_same() -> None:
         ({"redis_url": "unix://"}, "--redis-url: must have the path of a socket"),
         ({"redis_url": "memory://x"}, "--redis-url: must be just memory://"),
         ({"redis_username": "me"}, "--redis-username: needs a Redis in --redis-url"),
+        (
+            {"anthropic_base_url": "localhost:80"},
+            "--anthropic-base-url: must begin with http:// or https://",
+        ),
         ({"redis_password": "pw"}, "MGE_CACHE_REDIS_PASSWORD: needs a Redis in --redis-url"),
         ({"prices_file": "/nowhere/p.toml"}, "--prices-file: there is no file /nowhere/p.toml"),
         ({"log_level": "loud"}, "--log-level: must be one of debug, info, warning, error"),

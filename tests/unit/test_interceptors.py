@@ -155,7 +155,7 @@ async def test_a_stream_passes_and_its_handler_is_closed_when_the_caller_leaves(
     assert observed.calls == [("Stream", "OK")]
     responses = handle("xyz", Context())
     assert await anext(aiter(responses)) == "x"
-    await responses.aclose()  # type: ignore[attr-defined]
+    await responses.aclose()
     assert observed.calls[1:] == [("Stream", "CANCELLED")]
     assert closed == ["abc", "xyz"]
 

@@ -292,3 +292,12 @@ def test_dollars_are_those_of_decimal_arithmetic() -> None:
     exact = Decimal("0.1") + Decimal("0.2") * 2 + Decimal("0.3") * 3 + Decimal("0.4") * 4
     cost = price.cost_usd(Usage(1_000_000, 2_000_000, 3_000_000, 4_000_000))
     assert cost == pytest.approx(float(exact), rel=1e-15)
+
+
+def test_the_prices_of_a_model_are_those_that_its_calls_cost(prices: Prices) -> None:
+    sonnet = prices.of("claude-sonnet-4-5")
+    assert sonnet is not None
+    usage = Usage(1_000, 100, 500, 200)
+    assert sonnet.cost_usd(usage) == prices.cost_usd("claude-sonnet-4-5", usage)
+    assert Prices({"own": FLAT}).of("own") is FLAT
+    assert prices.of("nobody-knows-this-model") is None

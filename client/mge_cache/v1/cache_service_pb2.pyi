@@ -188,6 +188,98 @@ RAG_HIT_KIND_SIMILAR: RAGHitKind.ValueType  # 2
 """By a similar one."""
 Global___RAGHitKind: _TypeAlias = RAGHitKind  # noqa: Y015
 
+class _CacheUse:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CacheUseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CacheUse.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_USE_UNSPECIFIED: _CacheUse.ValueType  # 0
+    """As USE."""
+    CACHE_USE_USE: _CacheUse.ValueType  # 1
+    """Look the answer up, and store it where it had to be asked for."""
+    CACHE_USE_REFRESH: _CacheUse.ValueType  # 2
+    """Ask anew, and store the answer in place of the one that may be there."""
+    CACHE_USE_BYPASS: _CacheUse.ValueType  # 3
+    """Neither look up nor store, and share nothing with equal requests."""
+
+class CacheUse(_CacheUse, metaclass=_CacheUseEnumTypeWrapper):
+    """How a request may use the prompt cache."""
+
+CACHE_USE_UNSPECIFIED: CacheUse.ValueType  # 0
+"""As USE."""
+CACHE_USE_USE: CacheUse.ValueType  # 1
+"""Look the answer up, and store it where it had to be asked for."""
+CACHE_USE_REFRESH: CacheUse.ValueType  # 2
+"""Ask anew, and store the answer in place of the one that may be there."""
+CACHE_USE_BYPASS: CacheUse.ValueType  # 3
+"""Neither look up nor store, and share nothing with equal requests."""
+Global___CacheUse: _TypeAlias = CacheUse  # noqa: Y015
+
+class _Strategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
+    """The sidecar's default, which is FAN_OUT unless it was changed."""
+    STRATEGY_FAN_OUT: _Strategy.ValueType  # 1
+    """A call for each request, side by side, with Anthropic's prompt cache on what they have in common."""
+    STRATEGY_MERGE: _Strategy.ValueType  # 2
+    """One call for all requests of a batch. It can change answers. Requests that would gain nothing by it,
+    or cannot be merged, are asked as in FAN_OUT.
+    """
+    STRATEGY_DEFERRED: _Strategy.ValueType  # 3
+    """Anthropic's Message Batches: half the price, within minutes or hours. The answer reaches whoever
+    still waits, and the cache. It can be fetched later by the request's id, or by asking again.
+    """
+
+class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
+    """How Anthropic is asked."""
+
+STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
+"""The sidecar's default, which is FAN_OUT unless it was changed."""
+STRATEGY_FAN_OUT: Strategy.ValueType  # 1
+"""A call for each request, side by side, with Anthropic's prompt cache on what they have in common."""
+STRATEGY_MERGE: Strategy.ValueType  # 2
+"""One call for all requests of a batch. It can change answers. Requests that would gain nothing by it,
+or cannot be merged, are asked as in FAN_OUT.
+"""
+STRATEGY_DEFERRED: Strategy.ValueType  # 3
+"""Anthropic's Message Batches: half the price, within minutes or hours. The answer reaches whoever
+still waits, and the cache. It can be fetched later by the request's id, or by asking again.
+"""
+Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
+
+class _AnswerSource:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AnswerSourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AnswerSource.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ANSWER_SOURCE_UNSPECIFIED: _AnswerSource.ValueType  # 0
+    """Not used."""
+    ANSWER_SOURCE_UPSTREAM: _AnswerSource.ValueType  # 1
+    """Asked for by this request."""
+    ANSWER_SOURCE_CACHE: _AnswerSource.ValueType  # 2
+    """The cache."""
+    ANSWER_SOURCE_FLIGHT: _AnswerSource.ValueType  # 3
+    """An equal request that was under way."""
+
+class AnswerSource(_AnswerSource, metaclass=_AnswerSourceEnumTypeWrapper):
+    """Where an answer came from."""
+
+ANSWER_SOURCE_UNSPECIFIED: AnswerSource.ValueType  # 0
+"""Not used."""
+ANSWER_SOURCE_UPSTREAM: AnswerSource.ValueType  # 1
+"""Asked for by this request."""
+ANSWER_SOURCE_CACHE: AnswerSource.ValueType  # 2
+"""The cache."""
+ANSWER_SOURCE_FLIGHT: AnswerSource.ValueType  # 3
+"""An equal request that was under way."""
+Global___AnswerSource: _TypeAlias = AnswerSource  # noqa: Y015
+
 @_typing.final
 class PromptIdentity(_message.Message):
     """Everything that changes the answer to a prompt."""
@@ -1160,6 +1252,310 @@ class InvalidateResponse(_message.Message):
 Global___InvalidateResponse: _TypeAlias = InvalidateResponse  # noqa: Y015
 
 @_typing.final
+class GenerateRequest(_message.Message):
+    """What a caller does on the stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    cancel: _builtins.str
+    """Gives up the request with this id. There is no reply to it any more, but for one that is under way.
+    An id that is not under way is ignored.
+    """
+    @_builtins.property
+    def start(self) -> Global___GenerateStart:
+        """Asks for an answer."""
+
+    @_builtins.property
+    def fetch(self) -> Global___GenerateFetch:
+        """Asks for the answer of a deferred request, whichever sidecar or stream it was sent on."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___GenerateStart | None = ...,
+        cancel: _builtins.str = ...,
+        fetch: Global___GenerateFetch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cancel", b"cancel", "fetch", b"fetch", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "cancel", b"cancel", "fetch", b"fetch", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["start", "cancel", "fetch"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
+
+@_typing.final
+class GenerateStart(_message.Message):
+    """Asks for the answer to a prompt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    MASTERPLAN_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    TTL_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Chosen by the caller, 1 to 128 bytes without control characters; unlike every other that is under way
+    on this stream. All replies carry it. A deferred request is fetched by it, so that it must then be
+    unlike every other in the namespace.
+    """
+    masterplan: _builtins.str
+    """As SetPromptRequest.masterplan."""
+    cache: Global___CacheUse.ValueType
+    """How to use the cache. Unset: USE."""
+    strategy: Global___Strategy.ValueType
+    """How to ask. Unset: the sidecar's default."""
+    @_builtins.property
+    def identity(self) -> Global___PromptIdentity:
+        """What is asked. Required; `key` must be unset, as the prompt is needed. `prompt` is the text of one
+        message of the user; or it is empty, and the parameter "messages" has them all. "max_tokens" unset:
+        4096. All parameters are sent on to Anthropic, but not those that would answer with more than text
+        ("tools", "tool_choice", "mcp_servers", "container"), nor "stream": they are INVALID_ARGUMENT.
+        The answer is stored for GetPrompt too, under this identity, as text.
+        """
+
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As SetPromptRequest.tags."""
+
+    @_builtins.property
+    def ttl(self) -> _duration_pb2.Duration:
+        """As SetPromptRequest.ttl."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait for the whole answer, at most 24 hours. Unset or 0: 10 minutes, or 24 hours if
+        DEFERRED. Then the request ends with DEADLINE_EXCEEDED; a deferred one stays in its batch.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        identity: Global___PromptIdentity | None = ...,
+        masterplan: _builtins.str = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
+        ttl: _duration_pb2.Duration | None = ...,
+        cache: Global___CacheUse.ValueType = ...,
+        strategy: Global___Strategy.ValueType = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "id", b"id", "identity", b"identity", "masterplan", b"masterplan", "strategy", b"strategy", "tags", b"tags", "timeout", b"timeout", "ttl", b"ttl"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateStart: _TypeAlias = GenerateStart  # noqa: Y015
+
+@_typing.final
+class GenerateFetch(_message.Message):
+    """Asks for the answer of a deferred request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The id of the request, 1 to 128 bytes, and of the replies. NOT_FOUND if nothing is known of it:
+    answers are kept as long as the cache keeps them.
+    """
+    namespace: _builtins.str
+    """The namespace of the request."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait for it, at most 24 hours. Unset or 0: do not wait; DEADLINE_EXCEEDED then says that
+        it is not there yet.
+        """
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "namespace", b"namespace", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateFetch: _TypeAlias = GenerateFetch  # noqa: Y015
+
+@_typing.final
+class GenerateResponse(_message.Message):
+    """A reply to one request. Each request gets any number of deltas, then one completion or error."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
+    COMPLETION_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The request's id. Empty: an error of a request whose id was missing or is in use on this stream."""
+    delta: _builtins.str
+    """The next part of the text. A reader who is slow gets fewer, longer ones."""
+    @_builtins.property
+    def restart(self) -> Global___GenerateRestart:
+        """The text so far is void: a merged answer was cut or could not be trusted, and the request was asked
+        again alone. It begins anew with the next delta.
+        """
+
+    @_builtins.property
+    def completion(self) -> Global___GenerateCompletion:
+        """The answer is complete."""
+
+    @_builtins.property
+    def error(self) -> Global___GenerateError:
+        """There is no answer."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        delta: _builtins.str = ...,
+        restart: Global___GenerateRestart | None = ...,
+        completion: Global___GenerateCompletion | None = ...,
+        error: Global___GenerateError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "error", b"error", "event", b"event", "restart", b"restart"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "delta", b"delta", "error", b"error", "event", b"event", "id", b"id", "restart", b"restart"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["delta", "restart", "completion", "error"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class GenerateRestart(_message.Message):
+    """Says that the text begins anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateRestart: _TypeAlias = GenerateRestart  # noqa: Y015
+
+@_typing.final
+class GenerateCompletion(_message.Message):
+    """An answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    STOP_REASON_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    COST_SAVED_USD_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The whole text."""
+    stop_reason: _builtins.str
+    """As Anthropic says it: "end_turn", "stop_sequence", "max_tokens", "refusal", ... Only the first two are
+    cached.
+    """
+    cost_usd: _builtins.float
+    """What this request cost, in US dollars: 0 if it came from the cache or a flight, or if the model's price
+    is unknown.
+    """
+    cost_saved_usd: _builtins.float
+    """What it would have cost, where it came from the cache or a flight."""
+    source: Global___AnswerSource.ValueType
+    """Where it came from."""
+    batch_size: _builtins.int
+    """How many requests were sent in its batch, this one included. 0 if it came from the cache."""
+    strategy: Global___Strategy.ValueType
+    """How it was asked for in the end. Unset if it came from the cache."""
+    degraded: _builtins.bool
+    """As PromptHit.degraded."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What this request consumed. In a merged batch, its share of the call's: the shares add up to what
+        was billed. If the answer came from the cache or a flight: what it consumed when it was asked for.
+        """
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        stop_reason: _builtins.str = ...,
+        usage: Global___Usage | None = ...,
+        cost_usd: _builtins.float = ...,
+        cost_saved_usd: _builtins.float = ...,
+        source: Global___AnswerSource.ValueType = ...,
+        batch_size: _builtins.int = ...,
+        strategy: Global___Strategy.ValueType = ...,
+        degraded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "cost_saved_usd", b"cost_saved_usd", "cost_usd", b"cost_usd", "degraded", b"degraded", "source", b"source", "stop_reason", b"stop_reason", "strategy", b"strategy", "text", b"text", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateCompletion: _TypeAlias = GenerateCompletion  # noqa: Y015
+
+@_typing.final
+class GenerateError(_message.Message):
+    """Why there is no answer to a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The status code of gRPC: 3 INVALID_ARGUMENT, 4 DEADLINE_EXCEEDED, 5 NOT_FOUND, 8 RESOURCE_EXHAUSTED (the
+    queue is full, or Anthropic's rate limit is reached), 9 FAILED_PRECONDITION (no key to Anthropic, or one
+    that it refuses), 13 INTERNAL, 14 UNAVAILABLE (Anthropic cannot be reached, or fails).
+    """
+    message: _builtins.str
+    """What is wrong, without anything of the prompt."""
+    @_builtins.property
+    def retry_after(self) -> _duration_pb2.Duration:
+        """When repeating the request can help. Unset: it cannot, or nobody knows when."""
+
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        retry_after: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry_after", b"retry_after"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "retry_after", b"retry_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateError: _TypeAlias = GenerateError  # noqa: Y015
+
+@_typing.final
 class StatsRequest(_message.Message):
     """Asks for statistics."""
 
@@ -1356,6 +1752,120 @@ class RAGIndexStats(_message.Message):
 Global___RAGIndexStats: _TypeAlias = RAGIndexStats  # noqa: Y015
 
 @_typing.final
+class BatcherStats(_message.Message):
+    """What the batcher did, and what it is at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class BatchesByStrategyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class UpstreamCallsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    BATCHES_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    MEAN_SIZE_FIELD_NUMBER: _builtins.int
+    BATCHES_BY_STRATEGY_FIELD_NUMBER: _builtins.int
+    ASKED_ALONE_FIELD_NUMBER: _builtins.int
+    REJECTED_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    QUEUE_MAX_FIELD_NUMBER: _builtins.int
+    UPSTREAM_CALLS_FIELD_NUMBER: _builtins.int
+    UPSTREAM_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    UPSTREAM_LIMIT_FIELD_NUMBER: _builtins.int
+    UPSTREAM_BREAKER_OPEN_FIELD_NUMBER: _builtins.int
+    HAS_KEY_FIELD_NUMBER: _builtins.int
+    batches: _builtins.int
+    """Batches that were sent, of whatever strategy."""
+    requests: _builtins.int
+    """Requests that were sent in them."""
+    mean_size: _builtins.float
+    """requests / batches; 0 before the first."""
+    asked_alone: _builtins.int
+    """Requests of merged batches that had to be asked again alone."""
+    rejected: _builtins.int
+    """Requests that were refused because the queue was full."""
+    queued: _builtins.int
+    """Requests that wait to be sent."""
+    queue_max: _builtins.int
+    """The bound on them."""
+    upstream_in_flight: _builtins.int
+    """Calls under way."""
+    upstream_limit: _builtins.int
+    """How many there may be: adapts to Anthropic's rate limit."""
+    upstream_breaker_open: _builtins.bool
+    """Whether Anthropic is left alone because it failed."""
+    has_key: _builtins.bool
+    """Whether there is a key to Anthropic."""
+    @_builtins.property
+    def batches_by_strategy(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Batches by strategy: "fan_out", "merge", "deferred"."""
+
+    @_builtins.property
+    def upstream_calls(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Calls on Anthropic by outcome: "ok", "rate_limited", "overloaded", "failed", "timed_out", "cancelled"."""
+
+    def __init__(
+        self,
+        *,
+        batches: _builtins.int = ...,
+        requests: _builtins.int = ...,
+        mean_size: _builtins.float = ...,
+        batches_by_strategy: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        asked_alone: _builtins.int = ...,
+        rejected: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        queue_max: _builtins.int = ...,
+        upstream_calls: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        upstream_in_flight: _builtins.int = ...,
+        upstream_limit: _builtins.int = ...,
+        upstream_breaker_open: _builtins.bool = ...,
+        has_key: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_strategy", b"batches_by_strategy", "has_key", b"has_key", "mean_size", b"mean_size", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BatcherStats: _TypeAlias = BatcherStats  # noqa: Y015
+
+@_typing.final
 class StoreStats(_message.Message):
     """The connection to the store."""
 
@@ -1399,6 +1909,7 @@ class StatsResponse(_message.Message):
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     RAG_INDEX_FIELD_NUMBER: _builtins.int
+    BATCHER_FIELD_NUMBER: _builtins.int
     combined_hit_rate: _builtins.float
     """All layers' hits / look-ups."""
     uptime_seconds: _builtins.float
@@ -1425,6 +1936,10 @@ class StatsResponse(_message.Message):
     def rag_index(self) -> Global___RAGIndexStats:
         """The search for similar queries; of all namespaces."""
 
+    @_builtins.property
+    def batcher(self) -> Global___BatcherStats:
+        """The batcher; of all namespaces."""
+
     def __init__(
         self,
         *,
@@ -1436,10 +1951,11 @@ class StatsResponse(_message.Message):
         uptime_seconds: _builtins.float = ...,
         version: _builtins.str = ...,
         rag_index: Global___RAGIndexStats | None = ...,
+        batcher: Global___BatcherStats | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["l1", b"l1", "rag_index", b"rag_index", "store", b"store"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batcher", b"batcher", "l1", b"l1", "rag_index", b"rag_index", "store", b"store"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["combined_hit_rate", b"combined_hit_rate", "l1", b"l1", "layers", b"layers", "rag_index", b"rag_index", "store", b"store", "unpriced_models", b"unpriced_models", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batcher", b"batcher", "combined_hit_rate", b"combined_hit_rate", "l1", b"l1", "layers", b"layers", "rag_index", b"rag_index", "store", b"store", "unpriced_models", b"unpriced_models", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -66,6 +66,11 @@ class CacheServiceStub:
                 request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.InvalidateRequest.SerializeToString,
                 response_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.InvalidateResponse.FromString,
                 _registered_method=True)
+        self.Generate = channel.stream_stream(
+                '/mge_cache.v1.CacheService/Generate',
+                request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.GenerateResponse.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/mge_cache.v1.CacheService/Stats',
                 request_serializer=mge__cache_dot_v1_dot_cache__service__pb2.StatsRequest.SerializeToString,
@@ -125,6 +130,16 @@ class CacheServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Generate(self, request_iterator, context):
+        """Answers prompts: from the cache, or by asking Anthropic, several in one batch where that saves money
+        or time. Requests and replies of many ids interleave on one stream; what concerns one request never
+        ends the stream. Half-closing the stream lets the requests under way finish; cancelling it, or
+        dying, cancels them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
         """Reports the figures that the REST statistics and the Prometheus metrics report.
         """
@@ -164,6 +179,11 @@ def add_CacheServiceServicer_to_server(servicer, server):
                     servicer.Invalidate,
                     request_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.InvalidateRequest.FromString,
                     response_serializer=mge__cache_dot_v1_dot_cache__service__pb2.InvalidateResponse.SerializeToString,
+            ),
+            'Generate': grpc.stream_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=mge__cache_dot_v1_dot_cache__service__pb2.GenerateRequest.FromString,
+                    response_serializer=mge__cache_dot_v1_dot_cache__service__pb2.GenerateResponse.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -335,6 +355,33 @@ class CacheService:
             '/mge_cache.v1.CacheService/Invalidate',
             mge__cache_dot_v1_dot_cache__service__pb2.InvalidateRequest.SerializeToString,
             mge__cache_dot_v1_dot_cache__service__pb2.InvalidateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/mge_cache.v1.CacheService/Generate',
+            mge__cache_dot_v1_dot_cache__service__pb2.GenerateRequest.SerializeToString,
+            mge__cache_dot_v1_dot_cache__service__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
             insecure,

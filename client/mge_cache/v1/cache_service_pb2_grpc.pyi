@@ -84,6 +84,12 @@ class CacheServiceStub:
     whatever the number of entries. UNAVAILABLE if the store cannot be reached: nothing was done then,
     and the call can be repeated.
     """
+    Generate: _grpc.StreamStreamMultiCallable[_cache_service_pb2.GenerateRequest, _cache_service_pb2.GenerateResponse]
+    """Answers prompts: from the cache, or by asking Anthropic, several in one batch where that saves money
+    or time. Requests and replies of many ids interleave on one stream; what concerns one request never
+    ends the stream. Half-closing the stream lets the requests under way finish; cancelling it, or
+    dying, cancels them.
+    """
     Stats: _grpc.UnaryUnaryMultiCallable[_cache_service_pb2.StatsRequest, _cache_service_pb2.StatsResponse]
     """Reports the figures that the REST statistics and the Prometheus metrics report."""
 
@@ -114,6 +120,12 @@ class CacheServiceAsyncStub(CacheServiceStub):
     """Makes entries unreachable, at once and for every sidecar on the same store. It costs one write,
     whatever the number of entries. UNAVAILABLE if the store cannot be reached: nothing was done then,
     and the call can be repeated.
+    """
+    Generate: _aio.StreamStreamMultiCallable[_cache_service_pb2.GenerateRequest, _cache_service_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Answers prompts: from the cache, or by asking Anthropic, several in one batch where that saves money
+    or time. Requests and replies of many ids interleave on one stream; what concerns one request never
+    ends the stream. Half-closing the stream lets the requests under way finish; cancelling it, or
+    dying, cancels them.
     """
     Stats: _aio.UnaryUnaryMultiCallable[_cache_service_pb2.StatsRequest, _cache_service_pb2.StatsResponse]  # type: ignore[assignment]
     """Reports the figures that the REST statistics and the Prometheus metrics report."""
@@ -172,6 +184,17 @@ class CacheServiceServicer:
         """Makes entries unreachable, at once and for every sidecar on the same store. It costs one write,
         whatever the number of entries. UNAVAILABLE if the store cannot be reached: nothing was done then,
         and the call can be repeated.
+        """
+
+    def Generate(
+        self,
+        request_iterator: _MaybeAsyncIterator[_cache_service_pb2.GenerateRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_cache_service_pb2.GenerateResponse], _abc.AsyncIterator[_cache_service_pb2.GenerateResponse]]:
+        """Answers prompts: from the cache, or by asking Anthropic, several in one batch where that saves money
+        or time. Requests and replies of many ids interleave on one stream; what concerns one request never
+        ends the stream. Half-closing the stream lets the requests under way finish; cancelling it, or
+        dying, cancels them.
         """
 
     def Stats(

@@ -1,0 +1,229 @@
+"""The streaming batcher: questions in, answers out, Anthropic asked as seldom as it can be.
+
+What a question goes through is here, in order: equal questions under way share a slot; the prompt
+cache is asked (and makes one sidecar of many lead, by its lease); what is missing waits in a batch
+of its group until that is full or its window is over; a strategy asks Anthropic; the answer reaches
+its readers as it arrives, and the cache when it is whole. Belongs to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from mge_cache_server import generation
+from mge_cache_server.errors import (
+    DefectError,
+    MgeError,
+    UpstreamUnavailableError,
+)
+from mge_cache_server.generation import AnswerSource, CacheUse, Completion
+from mge_cache_server.model import Answer, EntryKey, Hit
+from mge_cache_server.slots import Reader, Slot
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from mge_cache_server.batches import Batches
+    from mge_cache_server.generation import Reply, Request
+    from mge_cache_server.model import Entry, Lease
+    from mge_cache_server.prompt_cache import PromptCache
+
+_log = logging.getLogger(__name__)
+
+_TEXT = "text/plain; charset=utf-8"
+_STOP_SEQUENCE = f"{_TEXT}; stop-reason=stop_sequence"
+_LEASE_TTL_S = 10.0
+"""Renewed while the answer is computed: so long a sidecar that died holds up the others."""
+_HOLD_MAX_S = 86_400.0
+
+_Name = tuple[EntryKey, CacheUse]
+
+
+class Batcher:
+    """Answers questions; waits up to ``wait_s`` where another sidecar has one under way."""
+
+    def __init__(
+        self,
+        prompts: PromptCache,
+        batches: Batches,
+        *,
+        wait_s: float,
+        answer_max_bytes: int,
+    ) -> None:
+        self._prompts = prompts
+        self._batches = batches
+        self._wait_s = wait_s
+        self._answer_max_bytes = answer_max_bytes
+        self._slots: dict[_Name, Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @property
+    def queued(self) -> int:
+        """How many questions wait to be sent."""
+        return self._batches.queued
+
+    def submit(self, request: Request, wake: Callable[[], None]) -> Reader:
+        """Have a question answered; ``wake()`` says that the reader has something to take.
+
+        Raises UpstreamUnavailableError while the sidecar is stopping.
+        """
+        if self._closing:
+            raise UpstreamUnavailableError("the sidecar is stopping")
+        slot = self._slots.get(_name(request))
+        if slot is None:
+            slot = self._lead(request)
+        return slot.join(request.tags, wake)
+
+    def close(self) -> None:
+        """Take nothing more on, and send what waits, at once."""
+        self._closing = True
+        self._batches.close()
+
+    async def abort(self) -> None:
+        """Give up what is under way; whoever waits gets UpstreamUnavailableError."""
+        self.close()
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+        await self._batches.abort()
+
+    def _lead(self, request: Request) -> Slot:
+        # By a lambda, as there is no task yet.
+        slot = Slot(request, gone=lambda: task.cancel())  # noqa: PLW0108
+        task = self._start(self._answer(slot))
+        if request.cache is not CacheUse.BYPASS:
+            self._slots[_name(request)] = slot
+
+        def ended(_: object) -> None:
+            self._forget(slot)
+            slot.answer.cancel()
+            failure = None if task.cancelled() else task.exception()
+            if failure is not None:
+                _log.error("internal error", extra={"method": "Generate"}, exc_info=failure)
+                slot.fail(DefectError("internal error; see the sidecar's log"))
+            slot.fail(UpstreamUnavailableError("the sidecar is stopping"))  # if it has no outcome
+
+        task.add_done_callback(ended)
+        return slot
+
+    def _forget(self, slot: Slot) -> None:
+        name = _name(slot.request)
+        if self._slots.get(name) is slot:
+            del self._slots[name]
+
+    async def _answer(self, slot: Slot) -> None:
+        try:
+            found, lease = await self._look_up(slot)
+            if found is not None:
+                slot.complete(found)
+                return
+            async with self._held(lease):
+                self._batches.add(slot)
+                reply = await slot.answer
+                # Whoever comes from now on finds the answer in the cache, or waits for its lease.
+                self._forget(slot)
+                slot.complete(_completion(reply))
+                await self._keep(slot, reply, lease)
+        except MgeError as exc:
+            slot.fail(exc)
+
+    async def _look_up(self, slot: Slot) -> tuple[Completion | None, Lease | None]:
+        if slot.request.cache is not CacheUse.USE:
+            return None, None
+        outcome = await self._prompts.get(
+            slot.question.key, wait_s=self._wait_s, lease_ttl_s=_LEASE_TTL_S
+        )
+        if not isinstance(outcome, Hit):
+            return None, outcome.lease
+        found = _from_cache(outcome)
+        # What is no text was stored by somebody else, for somebody else: it stays.
+        slot.is_kept = found is not None
+        return found, None
+
+    @asynccontextmanager
+    async def _held(self, lease: Lease | None) -> AsyncIterator[None]:
+        """Keep a lease while the answer is computed; without an answer it goes to the next."""
+        if lease is None:
+            yield
+            return
+        holding = asyncio.ensure_future(self._prompts.leases.hold(lease, _HOLD_MAX_S))
+        try:
+            yield
+        finally:
+            holding.cancel()
+            await asyncio.wait([holding])
+
+    async def _keep(self, slot: Slot, reply: Reply, lease: Lease | None) -> None:
+        request, question = slot.request, slot.question
+        answer = Answer(
+            body=reply.text.encode(),
+            content_type=_TEXT if reply.stop_reason == "end_turn" else _STOP_SEQUENCE,
+            model=question.model,
+            usage=reply.usage,
+            cost_usd=reply.cost_usd,
+            compute_s=reply.compute_s,
+        )
+        namespace = question.key.namespace
+        self._prompts.shared(namespace, answer, slot.joined)
+        whole = reply.stop_reason in generation.COMPLETE and reply.text.strip()
+        fits = len(answer.body) <= self._answer_max_bytes
+        if request.cache is CacheUse.BYPASS or not (slot.is_kept and whole and fits):
+            self._prompts.spent(namespace, answer, priced=reply.priced)
+            return
+        await self._prompts.set(
+            question.key,
+            answer,
+            tags=tuple(slot.tags),
+            ttl_s=request.ttl_s,
+            lease=lease,
+            bought=True,
+            priced=reply.priced,
+        )
+
+    def _start(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _name(request: Request) -> _Name:
+    return request.question.key, request.cache
+
+
+def _completion(reply: Reply) -> Completion:
+    return Completion(
+        text=reply.text,
+        stop_reason=reply.stop_reason,
+        usage=reply.usage,
+        cost_usd=reply.cost_usd,
+        cost_saved_usd=0.0,
+        source=AnswerSource.UPSTREAM,
+        batch_size=reply.batch_size,
+        strategy=reply.strategy,
+    )
+
+
+def _from_cache(hit: Hit[Entry]) -> Completion | None:
+    """Return what the cache has; None if it is no text, but something that others have stored."""
+    answer = hit.entry.answer
+    if not answer.content_type.startswith("text/"):
+        return None
+    try:
+        text = answer.body.decode()
+    except UnicodeDecodeError:
+        return None
+    return Completion(
+        text=text,
+        stop_reason="stop_sequence" if answer.content_type == _STOP_SEQUENCE else "end_turn",
+        usage=answer.usage,
+        cost_usd=0.0,
+        cost_saved_usd=answer.cost_usd,
+        source=AnswerSource.CACHE,
+        degraded=hit.degraded,
+    )

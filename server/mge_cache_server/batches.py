@@ -1,0 +1,162 @@
+"""Questions that wait to be sent, in batches of those that agree in all but their messages.
+
+A batch closes when it is full, or when its window is over. Belongs to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from mge_cache_server.errors import AskError, DefectError, QueueFullError
+from mge_cache_server.generation import Strategy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mge_cache_server.batch_counts import BatchCounts
+    from mge_cache_server.limiter import Limiter
+    from mge_cache_server.slots import Slot
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """What an operator decides: how long and how far a batch fills, by strategy; the queue's bound.
+
+    ``eager``: a question that is alone in its group, with nothing of it under way, does not wait.
+    """
+
+    window_s: Mapping[Strategy, float]
+    batch_max: Mapping[Strategy, int]
+    eager: bool
+    queue_max: int
+
+
+class Dispatch(Protocol):
+    """A way to ask Anthropic."""
+
+    async def send(self, slots: Sequence[Slot]) -> None:
+        """Answer each slot, or refuse it. Those whose ``answer`` is cancelled are not wanted."""
+
+
+@dataclass(slots=True)
+class _Batch:
+    slots: list[Slot] = field(default_factory=list)
+    alarm: asyncio.TimerHandle | None = None
+
+
+_Group = tuple[Strategy, bytes]
+
+
+class Batches:
+    """Fills batches and has them sent. ``sent(size)`` is told of each."""
+
+    def __init__(
+        self,
+        strategies: Mapping[Strategy, Dispatch],
+        *,
+        limiter: Limiter,
+        policy: BatchPolicy,
+        counts: BatchCounts,
+        sent: Callable[[int], None],
+    ) -> None:
+        self._strategies = strategies
+        self._limiter = limiter
+        self._policy = policy
+        self._counts = counts
+        self._sent = sent
+        self._filling: dict[_Group, _Batch] = {}
+        self._under_way: dict[_Group, int] = {}
+        self._sending: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    @property
+    def queued(self) -> int:
+        """How many questions wait to be sent."""
+        return sum(len(batch.slots) for batch in self._filling.values()) + self._limiter.waiting
+
+    def add(self, slot: Slot) -> None:
+        """Let a question wait for its batch to close; raises QueueFullError."""
+        policy, strategy = self._policy, slot.request.strategy
+        if self.queued >= policy.queue_max:
+            self._counts.rejected += 1
+            pause_s = max(self._limiter.pause_s, policy.window_s[strategy], 1.0)
+            raise QueueFullError(f"{policy.queue_max} requests wait already", retry_after_s=pause_s)
+        group = _group(slot)
+        batch = self._filling.get(group)
+        if batch is None:
+            batch = self._filling[group] = _Batch()
+            window_s = policy.window_s[strategy]
+            if policy.eager and group not in self._under_way:
+                window_s = 0.0
+            loop = asyncio.get_running_loop()
+            batch.alarm = loop.call_later(window_s, self._close_batch, group)
+        batch.slots.append(slot)
+        slot.answer.add_done_callback(lambda _: self._leave(group, batch, slot))
+        if len(batch.slots) >= policy.batch_max[strategy] or self._closing:
+            self._close_batch(group)
+
+    def close(self) -> None:
+        """Send what waits, at once, and from now on everything as it comes."""
+        self._closing = True
+        for group in list(self._filling):
+            self._close_batch(group)
+
+    async def abort(self) -> None:
+        """Give up what is under way."""
+        self._closing = True
+        while self._sending:
+            for task in self._sending:
+                task.cancel()
+            await asyncio.wait(self._sending)
+
+    def _leave(self, group: _Group, batch: _Batch, slot: Slot) -> None:
+        """Take a question out that nobody waits for any more, if it has not been sent."""
+        if self._filling.get(group) is batch:
+            batch.slots.remove(slot)
+            if not batch.slots:
+                self._close_batch(group)
+
+    def _close_batch(self, group: _Group) -> None:
+        batch = self._filling.pop(group)
+        if batch.alarm is not None:
+            batch.alarm.cancel()
+        slots = [slot for slot in batch.slots if slot.is_wanted]
+        if slots:
+            self._counts.batches[group[0]] += 1
+            self._counts.requests += len(slots)
+            self._sent(len(slots))
+            self._under_way[group] = self._under_way.get(group, 0) + 1
+            sending = asyncio.get_running_loop().create_task(self._send(group, slots))
+            self._sending.add(sending)
+            sending.add_done_callback(self._sent_off)
+
+    async def _send(self, group: _Group, slots: Sequence[Slot]) -> None:
+        try:
+            await self._strategies[group[0]].send(slots)
+        except AskError as exc:
+            for slot in slots:
+                slot.refuse(exc)
+        finally:
+            self._under_way[group] -= 1
+            if not self._under_way[group]:
+                del self._under_way[group]
+            for slot in slots:
+                # If a strategy has left it open.
+                slot.refuse(DefectError("internal error; see the sidecar's log"))
+
+    def _sent_off(self, sending: asyncio.Task[None]) -> None:
+        self._sending.discard(sending)
+        failure = None if sending.cancelled() else sending.exception()
+        if failure is not None:
+            _log.error("internal error", extra={"method": "Generate"}, exc_info=failure)
+
+
+def _group(slot: Slot) -> _Group:
+    # What Anthropic answers later need not agree in anything.
+    strategy = slot.request.strategy
+    return strategy, b"" if strategy is Strategy.DEFERRED else slot.question.group

@@ -1,0 +1,307 @@
+"""Anthropic: streams the answer to one call. The only importer of its SDK, at the first call.
+
+The SDK costs 45 MB, and 3 s in a thread. It repeats a call that failed before the answer began,
+and waits as long as Anthropic says; once the answer has begun, nothing is repeated. Belongs to the
+event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mge_cache._breaker import Breaker
+from mge_cache_server.errors import (
+    NoKeyError,
+    RateLimitedError,
+    UpstreamRefusedError,
+    UpstreamUnavailableError,
+)
+from mge_cache_server.limiter import Limiter
+from mge_cache_server.model import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+
+    from anthropic import AsyncAnthropic, AsyncStream
+    from anthropic.types import RawMessageStreamEvent
+
+    from mge_cache_server.batch_counts import BatchCounts
+    from mge_cache_server.errors import AskError
+
+_RETRIES: Final = 2
+_CONNECT_S: Final = 10.0
+_BREAKER_RETRY_S: Final = 5.0
+_NO_KEY: Final = "no key to Anthropic: set --anthropic-api-key-file or ANTHROPIC_API_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamPolicy:
+    """What an operator decides. ``key_file`` is read again whenever it changes; it wins over
+    ``key``. ``silence_s``: how long Anthropic may say nothing. ``base_url`` "": Anthropic's own.
+    """  # noqa: D205
+
+    key_file: str
+    key: str
+    base_url: str
+    silence_s: float
+    calls_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer begins: what it has in common with others is in Anthropic's prompt cache now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The answer is complete."""
+
+    stop_reason: str
+    usage: Usage
+    seconds: float
+    """How long it took, from the call on."""
+
+
+UpstreamEvent = Begun | str | Ended
+"""What arrives, in this order: ``Begun``, parts of the text, ``Ended``."""
+
+
+class Upstream:
+    """Calls Anthropic's Messages API, within the limit that it sets.
+
+    ``observe(seconds)`` is told how long each call took that was answered.
+    """
+
+    def __init__(
+        self, policy: UpstreamPolicy, counts: BatchCounts, *, observe: Callable[[float], None]
+    ) -> None:
+        self.limiter = Limiter(policy.calls_max)
+        self._policy = policy
+        self._counts = counts
+        self._observe = observe
+        self._key = _Key(policy.key_file, policy.key)
+        self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=time.monotonic)
+        self._loading = asyncio.Lock()
+        self._sdk: AsyncAnthropic | None = None
+        self.breaker_open = False
+        """Whether Anthropic is left alone because it failed."""
+
+    @property
+    def has_key(self) -> bool:
+        """Whether there is a key, good or not."""
+        return bool(self._key.read())
+
+    async def stream(
+        self, body: Mapping[str, Any], messages: Sequence[Any]
+    ) -> AsyncGenerator[UpstreamEvent, None]:
+        """Ask, and yield the answer as it arrives; raises AskError.
+
+        ``body`` has the members of the call but "messages" and "stream". Close the generator to
+        cancel the call.
+        """
+        async with self.client() as sdk:
+            started_s = time.perf_counter()
+            rest = {name: body[name] for name in body if name not in {"model", "max_tokens"}}
+            events = await sdk.messages.create(
+                model=body["model"],
+                max_tokens=body["max_tokens"],
+                messages=list(messages),
+                stream=True,
+                extra_body=rest,
+            )
+            async with events:
+                async for event in _read(events, started_s):
+                    yield event
+            self._observe(time.perf_counter() - started_s)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AsyncAnthropic]:
+        """Give the SDK's client for one call: with a permit, a key, and errors turned into ours."""
+        key = self._key.read()
+        if not key:
+            raise NoKeyError(_NO_KEY)
+        sdk = await self._load()
+        async with self.limiter.permit():
+            if not self._breaker.allows():
+                raise UpstreamUnavailableError(
+                    "Anthropic is left alone for a moment because it failed",
+                    retry_after_s=_BREAKER_RETRY_S,
+                )
+            # Read by the SDK when it sends.
+            sdk.api_key = key
+            try:
+                yield sdk
+            except (asyncio.CancelledError, GeneratorExit):
+                self._counts.upstream_calls["cancelled"] += 1
+                raise
+            except Exception as exc:
+                failure = self._failure(exc)
+                if failure is None:
+                    raise
+                raise failure from None  # the SDK's error carries the request
+            self._counts.upstream_calls["ok"] += 1
+            self._succeeded()
+            self.limiter.succeeded()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._sdk is not None:
+            await self._sdk.close()
+
+    async def _load(self) -> AsyncAnthropic:
+        async with self._loading:
+            if self._sdk is None:
+                await asyncio.to_thread(_import_sdk)
+                self._sdk = self._make()
+            return self._sdk
+
+    def _make(self) -> AsyncAnthropic:
+        import httpx2  # noqa: PLC0415
+        from anthropic import AsyncAnthropic  # noqa: PLC0415
+
+        async def watch(request: Any, call_next: Any) -> Any:
+            # Inside the SDK's retries: it sees refusals that a repetition made good.
+            response = await call_next(request)
+            if response.status_code in {429, 529}:
+                self.limiter.throttled(_retry_after_s(response.headers))
+            return response
+
+        silence_s = self._policy.silence_s
+        return AsyncAnthropic(
+            api_key="-",  # each call brings the present one
+            base_url=self._policy.base_url or "https://api.anthropic.com",
+            timeout=httpx2.Timeout(silence_s, connect=min(_CONNECT_S, silence_s)),
+            max_retries=_RETRIES,
+            middleware=[watch],
+        )
+
+    def _succeeded(self) -> None:
+        self._breaker.succeeded()
+        self.breaker_open = False
+
+    def _failure(self, exc: Exception) -> AskError | None:
+        """Count what the SDK raised and say it in our own terms; None: it is not the SDK's."""
+        import anthropic  # noqa: PLC0415
+        import httpx2  # noqa: PLC0415
+
+        outcomes = self._counts.upstream_calls
+        if isinstance(exc, anthropic.APIStatusError):
+            return self._refusal(exc)
+        if isinstance(exc, anthropic.APITimeoutError | httpx2.TimeoutException):
+            outcomes["timed_out"] += 1
+            return self._unavailable(f"Anthropic said nothing for {self._policy.silence_s:g} s")
+        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | _CutError):
+            outcomes["failed"] += 1
+            return self._unavailable("the connection to Anthropic failed")
+        return None
+
+    def _refusal(self, exc: Any) -> AskError:
+        # Its message may quote the request: the type and the id say enough to look it up.
+        status = exc.status_code
+        said = f"{exc.type or 'error'} (HTTP {status}, request id {exc.request_id or 'unknown'})"
+        retry_after_s = _retry_after_s(exc.response.headers)
+        outcomes = self._counts.upstream_calls
+        if status == 429 or exc.type == "rate_limit_error":  # noqa: PLR2004
+            outcomes["rate_limited"] += 1
+            problem = f"Anthropic's rate limit is reached: {said}"
+            return RateLimitedError(problem, retry_after_s=retry_after_s or 1.0)
+        if status == 529 or exc.type == "overloaded_error":  # noqa: PLR2004
+            outcomes["overloaded"] += 1
+            problem = f"Anthropic is overloaded: {said}"
+            return UpstreamUnavailableError(problem, retry_after_s=retry_after_s or 1.0)
+        outcomes["failed"] += 1
+        if status in {401, 403}:
+            return NoKeyError(f"Anthropic refuses the key: {said}")
+        if status >= 500 or status == 200:  # noqa: PLR2004 - 200: an error amid the stream
+            return self._unavailable(f"Anthropic failed: {said}", retry_after_s)
+        self._succeeded()  # it answers
+        return UpstreamRefusedError(f"Anthropic refuses the request: {said}")
+
+    def _unavailable(
+        self, problem: str, retry_after_s: float | None = None
+    ) -> UpstreamUnavailableError:
+        # `slow`: one failure alone is no reason to leave Anthropic alone, three in a row are.
+        self.breaker_open = self._breaker.failed(slow=True) or self.breaker_open
+        return UpstreamUnavailableError(problem, retry_after_s=retry_after_s)
+
+
+class _CutError(Exception):
+    """The stream ended before the answer did."""
+
+
+async def _read(
+    events: AsyncStream[RawMessageStreamEvent], started_s: float
+) -> AsyncIterator[UpstreamEvent]:
+    usage, stop_reason = Usage(), None
+    async for event in events:
+        match event.type:
+            case "message_start":
+                usage = _usage(event.message.usage, usage)
+                yield Begun()
+            case "content_block_delta" if event.delta.type == "text_delta":
+                yield event.delta.text
+            case "message_delta":
+                usage = _usage(event.usage, usage)
+                stop_reason = event.delta.stop_reason
+            case "message_stop":
+                yield Ended(stop_reason or "", usage, time.perf_counter() - started_s)
+                return
+    raise _CutError
+
+
+def _usage(reported: Any, before: Usage) -> Usage:
+    """Read a usage; where a count is not reported, it is as before."""
+
+    def count(name: str, known: int) -> int:
+        value = getattr(reported, name, None)
+        return known if value is None else int(value)
+
+    return Usage(
+        count("input_tokens", before.input_tokens),
+        count("output_tokens", before.output_tokens),
+        count("cache_read_input_tokens", before.cache_read_tokens),
+        count("cache_creation_input_tokens", before.cache_write_tokens),
+    )
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * scale
+        except ValueError:
+            continue
+        if 0 <= seconds < float("inf"):
+            return seconds
+    return None
+
+
+def _import_sdk() -> None:
+    import anthropic  # noqa: F401, PLC0415
+
+
+class _Key:
+    """The key, from a file that is read again when it changes, or from the environment."""
+
+    def __init__(self, file: str, fallback: str) -> None:
+        self._file = Path(file) if file else None
+        self._key = "" if file else fallback
+        self._seen: tuple[int, int, int] | None = None
+
+    def read(self) -> str:
+        """Return the present key, "" if there is none: it cannot be read, or is empty."""
+        if self._file is None:
+            return self._key
+        try:
+            # Kubernetes replaces a secret by a link to another file: follow it each time.
+            stat = self._file.stat()
+            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if seen != self._seen:
+                self._key, self._seen = self._file.read_text(encoding="utf-8").strip(), seen
+        except (OSError, UnicodeDecodeError):
+            self._key, self._seen = "", None
+        return self._key

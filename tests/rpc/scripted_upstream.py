@@ -1,0 +1,189 @@
+"""An HTTP server that speaks Anthropic's Messages API, and whose every answer the test dictates.
+
+The test takes the calls in the order in which they come, and lets each begin, say something, end,
+be refused or break off. Nothing depends on time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+TOKENS_IN = 11
+TOKENS_OUT = 7
+_PATIENCE_S = 30.0
+"""A call that has not come by then never will."""
+
+
+class _BrokenError(Exception):
+    """The connection breaks off here."""
+
+
+class Call:
+    """One call under way."""
+
+    def __init__(self, headers: dict[str, str], body: dict[str, Any]) -> None:
+        self.headers = headers
+        self.body = body
+        self.gone = asyncio.Event()
+        """Set when the caller has closed the connection before the end."""
+        self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._events: asyncio.Queue[bytes | _BrokenError | None] = asyncio.Queue()
+
+    @property
+    def prompt(self) -> str:
+        """The text of the first message."""
+        content: str = self.body["messages"][0]["content"]
+        return content
+
+    def begin(self, *, cache_read: int = 0, cache_write: int = 0) -> None:
+        """Begin the answer."""
+        usage = {
+            "input_tokens": TOKENS_IN,
+            "output_tokens": 1,
+            "cache_read_input_tokens": cache_read,
+            "cache_creation_input_tokens": cache_write,
+        }
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": self.body["model"],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
+        self._response.set_result(StreamingResponse(self._stream(), media_type="text/event-stream"))
+        self._event("message_start", message=message)
+        self._event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+
+    def say(self, text: str) -> None:
+        """Go on with the answer."""
+        self._event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+
+    def end(self, stop_reason: str = "end_turn", *, output_tokens: int = TOKENS_OUT) -> None:
+        """End the answer."""
+        self._event("content_block_stop", index=0)
+        delta = {"stop_reason": stop_reason, "stop_sequence": None}
+        self._event("message_delta", delta=delta, usage={"output_tokens": output_tokens})
+        self._event("message_stop")
+        self._events.put_nowait(None)
+
+    def answer(self, text: str, stop_reason: str = "end_turn") -> None:
+        """Answer at once."""
+        self.begin()
+        self.say(text)
+        self.end(stop_reason)
+
+    def refuse(self, status: int, kind: str, **headers: str) -> None:
+        """Answer with an error; ``retry_after`` is the header of that name."""
+        detail = {"type": kind, "message": f"no: {self.body}"}
+        body = {"type": "error", "error": detail, "request_id": "req_7"}
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        named["request-id"] = "req_7"
+        self._response.set_result(JSONResponse(body, status_code=status, headers=named))
+
+    def fail_amid(self, kind: str) -> None:
+        """Send an error as an event of the stream."""
+        self._event("error", error={"type": kind, "message": "no"})
+        self._events.put_nowait(None)
+
+    def cut(self) -> None:
+        """Break off."""
+        self._events.put_nowait(_BrokenError())
+
+    async def response(self) -> Response:
+        """Wait for what the test dictates."""
+        return await self._response
+
+    def _event(self, kind: str, **fields: object) -> None:
+        text = f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
+        self._events.put_nowait(text.encode())
+
+    async def _stream(self) -> AsyncIterator[bytes]:
+        try:
+            while (event := await self._events.get()) is not None:
+                if isinstance(event, _BrokenError):
+                    raise event
+                yield event
+        except asyncio.CancelledError:
+            self.gone.set()
+            raise
+
+
+class ScriptedUpstream:
+    """The server. ``calls`` counts all that have come."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.calls = 0
+        self._waiting: asyncio.Queue[Call] = asyncio.Queue()
+
+    async def call(self) -> Call:
+        """Take the next call."""
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._waiting.get()
+
+    async def batch(self, size: int) -> dict[str, Call]:
+        """Take so many calls, by their prompts: those of a batch come in any order."""
+        calls = [await self.call() for _ in range(size)]
+        return {each.prompt: each for each in calls}
+
+    @property
+    def waiting(self) -> int:
+        """How many calls have come that the test has not taken."""
+        return self._waiting.qsize()
+
+    async def _messages(self, request: Request) -> Response:
+        self.calls += 1
+        call = Call(dict(request.headers), json.loads(await request.body()))
+        self._waiting.put_nowait(call)
+        answering = asyncio.ensure_future(call.response())
+        leaving = asyncio.ensure_future(request.receive())
+        # Before the answer begins, only this tells that the caller has left.
+        await asyncio.wait([answering, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            call.gone.set()
+        leaving.cancel()
+        return await answering
+
+    def app(self) -> Starlette:
+        """Return the ASGI application."""
+        return Starlette(routes=[Route("/v1/messages", self._messages, methods=["POST"])])
+
+
+@asynccontextmanager
+async def scripted_upstream() -> AsyncIterator[ScriptedUpstream]:
+    """Serve on a free port."""
+    upstream = ScriptedUpstream()
+    config = uvicorn.Config(
+        upstream.app(), port=0, log_config=None, lifespan="off", access_log=False
+    )
+    server = uvicorn.Server(config)
+    config.load()
+    server.lifespan = config.lifespan_class(config)
+    await server.startup()
+    host, port = server.servers[0].sockets[0].getsockname()
+    upstream.url = f"http://{host}:{port}"
+    ticking = asyncio.ensure_future(server.main_loop())
+    try:
+        yield upstream
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await ticking
+        await server.shutdown()
