@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from mge_cache_server.batch_counts import BatcherStatistics
     from mge_cache_server.counts import Counts
 
+VECTOR_OPERATIONS: tuple[str, ...] = (
+    "search_vectors",
+    "put_vector",
+    "tend_vectors",
+    "drop_vector",
+)
+"""The operations on vector sets, which not every Redis has."""
+
 STORE_OPERATIONS: tuple[str, ...] = (
     "lookup",
     "put",
@@ -28,6 +36,7 @@ STORE_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
+    *VECTOR_OPERATIONS,
     "probe",
 )
 """The operations that are timed."""
@@ -42,6 +51,7 @@ ERROR_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
+    *VECTOR_OPERATIONS,
     "feed",
     "decode",
 )
@@ -119,6 +129,7 @@ class LayerStatistics:
     cost_reduction: float
     saved_s: float
     unpriced_writes: int
+    computed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +146,7 @@ class L1Statistics:
 class RagIndexStatistics:
     """The search for similar queries, of all namespaces: see ``RAGIndexStats``."""
 
+    kind: str = "local"
     partitions: int = 0
     rows: int = 0
     size_bytes: int = 0
@@ -242,4 +254,5 @@ class Reporter:
             cost_reduction=counts.cost_reduction,
             saved_s=counts.saved_s,
             unpriced_writes=counts.unpriced_writes,
+            computed_s=counts.computed_s,
         )

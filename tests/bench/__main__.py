@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.bench import quality, servers
+from tests.bench.dropin import measure_dropin
 from tests.bench.measure import LoadError
 from tests.bench.neighbours import Neighbours, measure_neighbours
 from tests.bench.processes import StartError
 from tests.bench.profile import profile_hits
 from tests.bench.report import Report, as_json, show
+from tests.bench.retrievers import measure_retrievers, show_retrievers
 from tests.bench.running import INTERRUPTED, StoppedError, run
 from tests.bench.scale import NotInvalidatedError, measure_entries, measure_starts
 from tests.bench.similar import measure_similar, show_similar, similar_as_json
@@ -32,6 +34,7 @@ from tests.bench.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.bench.retrievers import RetrieverFigures
     from tests.bench.similar import Similar
 
 
@@ -77,6 +80,8 @@ async def _measure(
         progress("starting sidecars")
         starts = await measure_starts(folder, redis_socket, repeats=min(5, options.rounds))
         results = await _speed(folder, redis_socket, options, progress)
+        progress("the drop-in for Anthropic's SDK")
+        dropins = await measure_dropin(folder, redis_socket, rounds=options.rounds)
         neighbours = await measure_neighbours(
             folder,
             redis_socket,
@@ -92,6 +97,7 @@ async def _measure(
         starts,
         footprint,
         invalidations,
+        dropins,
         targets(results, starts, footprint, invalidations),
         rounds=options.rounds,
         round_s=options.round_s,
@@ -129,7 +135,7 @@ async def _profile(folder: Path, options: argparse.Namespace) -> str:
         )
 
 
-def _run(options: argparse.Namespace, console: Console) -> tuple[Report, Similar]:
+def _run(options: argparse.Namespace, console: Console) -> tuple[Report, Similar, RetrieverFigures]:
     if not options.quick:
         console.print("This takes some minutes; ARGS=--quick takes half of one.")
     with console.status("starting") as status:
@@ -139,8 +145,10 @@ def _run(options: argparse.Namespace, console: Console) -> tuple[Report, Similar
 
         with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
             report, neighbours = run(_measure(Path(name), options, progress))
+            progress("retrievers")
+            retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
         similar = measure_similar(options.embeddings, neighbours, progress, quick=options.quick)
-    return report, similar
+    return report, similar, retrievers
 
 
 def main() -> int:
@@ -152,7 +160,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
                 console.out(run(_profile(Path(name), options)), highlight=False)
             return 0
-        report, similar = _run(options, console)
+        report, similar, retrievers = _run(options, console)
     except StoppedError as error:
         console.print(str(error))
         return INTERRUPTED
@@ -163,9 +171,11 @@ def main() -> int:
         console.print(str(error), style="red", markup=False)
         return 1
     show(report, console)
+    show_retrievers(retrievers, console)
     show_similar(similar, console)
     if options.json is not None:
         figures = as_json(report) | similar_as_json(similar)
+        figures |= {"retrievers_p50_s": retrievers.p50_s}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 

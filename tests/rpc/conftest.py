@@ -67,12 +67,22 @@ class Serve:
 @pytest.fixture(params=["memory", "valkey9"])
 def store_settings(request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
     """Settings of an empty store."""
-    if request.param == "memory":
+    return settings_of(request.param, request, key_prefix)
+
+
+def settings_of(kind: str, request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
+    """Make the settings of an empty store: "memory", or a kind of server, or "KIND vector-sets"."""
+    if kind == "memory":
         return {"redis_url": "memory://"}
+    server, _, index = kind.partition(" ")
     servers: Servers = request.getfixturevalue("servers")
     # A deadline that a busy machine keeps: faults are tests/e2e's business.
-    url = servers.url(request.param)
-    return {"redis_url": url, "key_prefix": key_prefix, "store_timeout_s": 10.0}
+    return {
+        "redis_url": servers.url(server),
+        "key_prefix": key_prefix,
+        "store_timeout_s": 10.0,
+        "rag_index": index or "local",
+    }
 
 
 @pytest.fixture
