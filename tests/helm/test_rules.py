@@ -1,17 +1,14 @@
-"""The rules in the chart are those of the file, and their alerts link where the values say."""
+"""The alerts in the chart link where the values say."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tests.helm.charts import HELM, of_kind
+from tests.helm.charts import of_kind
 
 if TYPE_CHECKING:
     from tests.helm.charts import Charts
 
-RULES = HELM / "mge-cache-sidecar/files/rules.yaml"
 PROMETHEUS_RULE = "mge-cache-sidecar.prometheusRule"
 ADDRESS = "https://git.example/mge-cache/runbook.md"
 
@@ -21,10 +18,6 @@ def groups(charts: Charts, *settings: str) -> list[dict[str, Any]]:
     [rule] = of_kind(made, "PrometheusRule")
     found: list[dict[str, Any]] = rule["spec"]["groups"]
     return found
-
-
-def test_they_are_the_files(charts: Charts) -> None:
-    assert groups(charts) == yaml.safe_load(RULES.read_text())["groups"]
 
 
 def test_alerts_link_to_the_runbook_that_is_named(charts: Charts) -> None:
