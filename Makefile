@@ -88,7 +88,7 @@ dashboard: $(READY) ## Write the Grafana dashboard into the Helm chart
 	@$(PY) -m tools.dashboard
 
 # What it makes lies in a temporary folder, and goes with it. ARGS is pytest's.
-pod-test: $(READY) ## Build the image and run a pod of it with podman (Debian, as root; else it says why not)
+pod-test: helm ## Build the image and run a pod of it with podman (Debian, as root; else it says why not)
 	@PY="$(PY)" tools/pod_test $(ARGS)
 
 lock: $(READY) ## Resolve the dependencies anew into requirements*.lock (the latest that pyproject.toml allows)

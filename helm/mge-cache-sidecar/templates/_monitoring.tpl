@@ -119,8 +119,11 @@ metadata:
   labels:
     {{- include "mge-cache-sidecar.labels" (dict "context" . "component" "mge-cache-rules" "more" $values.prometheusRule.additionalLabels) | nindent 4 }}
 spec:
-  {{- $rules := (index .Subcharts "mge-cache-sidecar").Files.Get "files/rules.yaml" | fromYaml }}
-  {{- toYaml (pick $rules "groups") | nindent 2 }}
+  {{- $rules := (index .Subcharts "mge-cache-sidecar").Files.Get "files/rules.yaml" }}
+  {{- with $values.prometheusRule.runbookUrl }}
+  {{- $rules = replace "docs/runbook.md" . $rules }}
+  {{- end }}
+  {{- toYaml (pick (fromYaml $rules) "groups") | nindent 2 }}
 {{- end -}}
 
 {{- define "mge-cache-sidecar.dashboard" -}}
