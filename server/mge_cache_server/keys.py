@@ -45,6 +45,20 @@ class KeyNames:
         stem = f"{self._prefix}:{{{partition.namespace}:{partition.digest.hex()}}}"
         return f"{stem}:v", f"{stem}:p"
 
+    @property
+    def deferred_batches(self) -> str:
+        """Where the names of all deferred batches are."""
+        return f"{self._prefix}:{{deferred}}:batches"
+
+    def deferred_batch(self, name: str) -> tuple[str, str]:
+        """Where a deferred batch is, and who looks after it."""
+        stem = f"{self._prefix}:{{deferred}}:{name}"
+        return f"{stem}:b", f"{stem}:c"
+
+    def ticket(self, key: EntryKey) -> str:
+        """Where it is what is known of a deferred request; the digest is that of its id."""
+        return f"{self._prefix}:{{{key.namespace}:{key.digest.hex()}}}:t"
+
     def epochs(self, namespace: str) -> str:
         """Where the clock and the epochs of a namespace are."""
         return f"{self._prefix}:{{{namespace}}}:epochs"
