@@ -8,17 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
-from mge_cache_server.batch_counts import BatchCounts, BatchReporter
-from mge_cache_server.batcher import Batcher
-from mge_cache_server.batches import Batches, BatchPolicy
+from mge_cache_server.app_generate import AroundGenerate, assemble_generate
 from mge_cache_server.config_parse import split_address
-from mge_cache_server.conversation import Conversations
 from mge_cache_server.counts import Counts
 from mge_cache_server.entry_cache import CachePolicy, Parts
 from mge_cache_server.epochs import Epochs
-from mge_cache_server.fan_out import FanOut
 from mge_cache_server.feed import Feed
-from mge_cache_server.generation import Strategy
 from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
@@ -32,25 +27,15 @@ from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
 from mge_cache_server.stores import open_store, retention_s
-from mge_cache_server.upstream import Upstream, UpstreamPolicy
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mge_cache_server.app_generate import Generate
     from mge_cache_server.config import Settings
     from mge_cache_server.embedded import EmbeddedValkey
     from mge_cache_server.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class _Generate:
-    """What stands behind ``Generate``."""
-
-    upstream: Upstream
-    batcher: Batcher
-    conversations: Conversations
-    reporter: BatchReporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +43,7 @@ class _Parts:
     store: Store
     prompts: PromptCache
     rag: RagCache
-    generate: _Generate
+    generate: Generate
     prices: Prices
     feed: Feed
     rpc: RpcServer
@@ -91,6 +76,7 @@ class App:
         parts = self._parts = _assemble(settings, ready=lambda: self._serving)
         await parts.store.start()
         parts.feed.start()
+        parts.generate.deferred.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
@@ -110,6 +96,8 @@ class App:
             # the end of the grace.
             parts.generate.conversations.stop()
             parts.generate.batcher.close()
+            await parts.generate.batcher.handed_over(self._settings.drain_s)
+            await parts.generate.deferred.stop()
             await asyncio.gather(parts.prompts.close(), parts.rag.close())
             await draining
             await parts.generate.batcher.abort()
@@ -155,7 +143,12 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         parts, policy=_rag_policy(settings), similar=_similar(settings), bounds=_bounds(settings)
     )
     prices = _prices(settings)
-    generate = _generate(settings, prompts, prices, lambda: metrics)
+    generate = assemble_generate(
+        settings,
+        AroundGenerate(store, prompts, prices, counts),
+        limits=_limits(settings),
+        metrics=lambda: metrics,
+    )
     reporter = Reporter(
         counts,
         l1=l1,
@@ -191,59 +184,6 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
     rpc = RpcServer(settings, service)
     return _Parts(store, prompts, rag, generate, prices, feed, rpc, http)
-
-
-def _generate(
-    settings: Settings, prompts: PromptCache, prices: Prices, metrics: Callable[[], Metrics]
-) -> _Generate:
-    counts = BatchCounts()
-    upstream = Upstream(
-        UpstreamPolicy(
-            key_file=settings.anthropic_api_key_file,
-            key=settings.anthropic_api_key,
-            base_url=settings.anthropic_base_url,
-            silence_s=settings.upstream_timeout_s,
-            calls_max=settings.upstream_calls_max,
-        ),
-        counts,
-        observe=lambda seconds: metrics().upstream(seconds),
-    )
-    fan_out = FanOut(upstream, prices)
-    batches = Batches(
-        {Strategy.FAN_OUT: fan_out, Strategy.MERGE: fan_out, Strategy.DEFERRED: fan_out},
-        limiter=upstream.limiter,
-        policy=_batch_policy(settings),
-        counts=counts,
-        sent=lambda size: metrics().batch(size),
-    )
-    batcher = Batcher(
-        prompts,
-        batches,
-        wait_s=settings.wait_max_s,
-        answer_max_bytes=settings.answer_max_bytes,
-    )
-    conversations = Conversations(
-        batcher, _limits(settings), strategy=Strategy(settings.batch_strategy)
-    )
-    reporter = BatchReporter(counts, batcher, upstream, queue_max=settings.batch_queue_max)
-    return _Generate(upstream, batcher, conversations, reporter)
-
-
-def _batch_policy(settings: Settings) -> BatchPolicy:
-    return BatchPolicy(
-        window_s={
-            Strategy.FAN_OUT: settings.batch_window_s,
-            Strategy.MERGE: settings.batch_window_s,
-            Strategy.DEFERRED: settings.deferred_window_s,
-        },
-        batch_max={
-            Strategy.FAN_OUT: settings.batch_max,
-            Strategy.MERGE: settings.batch_max,
-            Strategy.DEFERRED: settings.deferred_max,
-        },
-        eager=settings.batch_eager,
-        queue_max=settings.batch_queue_max,
-    )
 
 
 def _policy(settings: Settings) -> CachePolicy:

@@ -50,6 +50,8 @@ class BatcherStatistics:
     upstream_limit: int = 0
     upstream_breaker_open: bool = False
     has_key: bool = False
+    deferred_batches: int = 0
+    deferred_requests: int = 0
 
 
 class _Limiter(Protocol):
@@ -76,15 +78,29 @@ class _Batcher(Protocol):
     def queued(self) -> int: ...
 
 
+class _Deferred(Protocol):
+    def __len__(self) -> int: ...
+
+    @property
+    def requests(self) -> int: ...
+
+
 class BatchReporter:
     """Takes snapshots of the batcher."""
 
     def __init__(
-        self, counts: BatchCounts, batcher: _Batcher, upstream: _Upstream, *, queue_max: int
+        self,
+        counts: BatchCounts,
+        batcher: _Batcher,
+        upstream: _Upstream,
+        deferred: _Deferred,
+        *,
+        queue_max: int,
     ) -> None:
         self._counts = counts
         self._batcher = batcher
         self._upstream = upstream
+        self._deferred = deferred
         self._queue_max = queue_max
 
     def statistics(self) -> BatcherStatistics:
@@ -105,4 +121,6 @@ class BatchReporter:
             upstream_limit=limiter.limit,
             upstream_breaker_open=self._upstream.breaker_open,
             has_key=self._upstream.has_key,
+            deferred_batches=len(self._deferred),
+            deferred_requests=self._deferred.requests,
         )

@@ -21,8 +21,8 @@ from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
 from mge_cache_server.redis_store_calls import ClusterCalls, ConnectionCalls
-from mge_cache_server.redis_store_deferred import RedisDeferred
 from mge_cache_server.redis_store_connect import connect, disconnect
+from mge_cache_server.redis_store_deferred import RedisDeferred
 from mge_cache_server.redis_store_errors import reason, refuses_writes
 from mge_cache_server.redis_store_feed import read_feed
 from mge_cache_server.store import EpochTable, Invalidated, Lookup, Row, RowPage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mge_cache_server.generation import DEFERRED_MAX_S
 from mge_cache_server.memory_store import MemoryStore
 
 if TYPE_CHECKING:
@@ -29,6 +30,4 @@ def open_store(settings: Settings, *, observe: Callable[[str, float], None]) -> 
 
 def retention_s(settings: Settings) -> float:
     """Return how long epochs are kept: longer than any entry lives, its computation included."""
-    from mge_cache_server.wire import HOLD_MAX_S  # noqa: PLC0415
-
-    return settings.ttl_max_s + HOLD_MAX_S + _SLACK_S
+    return settings.ttl_max_s + DEFERRED_MAX_S + _SLACK_S

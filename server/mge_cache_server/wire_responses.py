@@ -158,6 +158,8 @@ def _batcher_stats(batcher: BatcherStatistics) -> pb.BatcherStats:
         upstream_limit=batcher.upstream_limit,
         upstream_breaker_open=batcher.upstream_breaker_open,
         has_key=batcher.has_key,
+        deferred_batches=batcher.deferred_batches,
+        deferred_requests=batcher.deferred_requests,
     )
 
 

@@ -31,6 +31,7 @@ class Serve:
         self.target = ""
         """Where the latest one listens."""
         self._stack = stack
+        self._running: list[app.App] = []
 
     async def __call__(self, **settings: Any) -> CacheServiceAsyncStub:
         """Start one and return a stub of it: in memory, unless fields of Settings say otherwise."""
@@ -42,12 +43,22 @@ class Serve:
         }
         sidecar = app.build(Settings(**{**usual, **settings}))
         await sidecar.start()
-        self._stack.push_async_callback(sidecar.stop)
+        self._stack.push_async_callback(self._stop, sidecar)
+        self._running.append(sidecar)
         [self.target] = sidecar.targets
         unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
         channel = grpc.aio.insecure_channel(self.target, options=unlimited)
         self._stack.push_async_callback(channel.close, None)
         return CacheServiceStub(channel)
+
+    async def stop_latest(self) -> None:
+        """Stop the latest one before the end of the test."""
+        await self._stop(self._running[-1])
+
+    async def _stop(self, sidecar: app.App) -> None:
+        if sidecar in self._running:
+            self._running.remove(sidecar)
+            await sidecar.stop()
 
 
 @pytest.fixture(params=["memory", "valkey9"])

@@ -1810,6 +1810,8 @@ class BatcherStats(_message.Message):
     UPSTREAM_LIMIT_FIELD_NUMBER: _builtins.int
     UPSTREAM_BREAKER_OPEN_FIELD_NUMBER: _builtins.int
     HAS_KEY_FIELD_NUMBER: _builtins.int
+    DEFERRED_BATCHES_FIELD_NUMBER: _builtins.int
+    DEFERRED_REQUESTS_FIELD_NUMBER: _builtins.int
     batches: _builtins.int
     """Batches that were sent, of whatever strategy."""
     requests: _builtins.int
@@ -1832,6 +1834,10 @@ class BatcherStats(_message.Message):
     """Whether Anthropic is left alone because it failed."""
     has_key: _builtins.bool
     """Whether there is a key to Anthropic."""
+    deferred_batches: _builtins.int
+    """Deferred batches that this sidecar looks after, or that callers wait for here."""
+    deferred_requests: _builtins.int
+    """Requests of them that have no outcome yet."""
     @_builtins.property
     def batches_by_strategy(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Batches by strategy: "fan_out", "merge", "deferred"."""
@@ -1856,10 +1862,12 @@ class BatcherStats(_message.Message):
         upstream_limit: _builtins.int = ...,
         upstream_breaker_open: _builtins.bool = ...,
         has_key: _builtins.bool = ...,
+        deferred_batches: _builtins.int = ...,
+        deferred_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_strategy", b"batches_by_strategy", "has_key", b"has_key", "mean_size", b"mean_size", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_strategy", b"batches_by_strategy", "deferred_batches", b"deferred_batches", "deferred_requests", b"deferred_requests", "has_key", b"has_key", "mean_size", b"mean_size", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
