@@ -10,7 +10,7 @@ BASELINE := protos/baseline/mge_cache.binpb
 DATA_DIR ?= $(CURDIR)/.mge-cache-data
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo bench check lint format types proto proto-check settings baseline lock clean
+.PHONY: help run test demo validate bench check lint format types proto proto-check settings baseline lock clean
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(READY) ## Run all tests
 
 demo: $(READY) ## Show on real texts what the cache saves (no key, no network needed)
 	@exec $(PY) -m tests.demo $(ARGS)
+
+validate: $(READY) ## Does the cache reach its goals on a masterplan's run? (minutes; no key, no network)
+	@exec $(PY) -m tests.validate $(ARGS)
 
 bench: $(READY) ## Measure speed and memory against bare gRPC and Redis
 	@exec $(PY) -m tests.bench $(ARGS)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mge_cache import _wire_service
 from mge_cache._aio_connection import AsyncConnection
 from mge_cache._aio_flights import AsyncFlights
+from mge_cache._aio_streams import AsyncStreams
 from mge_cache._channel import resolve_target
 from mge_cache._health import Health
 from mge_cache._key import DEFAULT_NAMESPACE
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
-    from mge_cache._types import Lease, Stats
+    from mge_cache._stats_types import Stats
+    from mge_cache._types import Lease
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
 
@@ -36,6 +38,7 @@ class AsyncClientBase:
         self._send_prompt = send_prompt
         self._health = Health(self.target, retry_s=self._timeouts.retry_s)
         self._connection = AsyncConnection(self.target)
+        self._streams = AsyncStreams(self._connection)
         self._flights = AsyncFlights(
             health=self._health, timeouts=self._timeouts, fail_open=fail_open, hold=self.hold
         )
@@ -102,6 +105,7 @@ class AsyncClientBase:
     async def close(self) -> None:
         """Close the connection. Calls in flight raise ClientClosedError."""
         await self._connection.close()
+        await self._streams.close()
 
     async def __aenter__(self) -> Self:
         """Return the client itself."""

@@ -33,6 +33,11 @@ class AsyncConnection:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    @property
     def stub(self) -> CacheServiceAsyncStub:
         """The generated stub. Raises ClientClosedError after ``close``."""
         if self._closed:

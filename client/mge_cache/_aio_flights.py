@@ -67,24 +67,27 @@ class AsyncFlights:
 
         ``look_up`` (with the seconds that its message waits) and ``store`` send one message each.
         """
-        found = await self._find(flight, look_up, wait_s)
+        found = await self.find(flight, look_up, wait_s)
         if not isinstance(found, Miss):
             return found
-        async with contextlib.AsyncExitStack() as stack:
-            if found.lease:
-                await stack.enter_async_context(self._hold(found.lease))
+        async with self.hold(found):
             started = time.perf_counter()
             result = await compute()
             compute_s = time.perf_counter() - started
-            await self._keep(flight, store, result, lease=found.lease, compute_s=compute_s)
+            await self.keep(flight, store, result, lease=found.lease, compute_s=compute_s)
         return result
 
-    async def _find(
+    def hold(self, miss: Miss) -> AbstractAsyncContextManager[None]:
+        """Keep the lease of a miss, if it has one, while the block runs."""
+        return self._hold(miss.lease) if miss.lease else contextlib.nullcontext()
+
+    async def find(
         self,
         flight: Flight[Asking, Storing, Result],
         look_up: Callable[[Asking, float], Awaitable[Found | Miss]],
         wait_s: float,
     ) -> Found | Miss:
+        """Look up, and wait for another caller's result for up to ``wait_s``."""
         try:
             found = await self._look_up(flight, look_up, wait_s)
         except ClientClosedError:
@@ -127,7 +130,7 @@ class AsyncFlights:
                 found = await once(slice_s, asks_again=asks_again)
         return found
 
-    async def _keep(
+    async def keep(
         self,
         flight: Flight[Asking, Storing, Result],
         store: Callable[[Storing], Awaitable[object]],
@@ -136,6 +139,7 @@ class AsyncFlights:
         lease: Lease | None,
         compute_s: float,
     ) -> None:
+        """Store a result."""
         try:
             message = flight.storing(result, lease=lease, compute_s=compute_s)
             async with self._stores:

@@ -10,13 +10,15 @@ from mge_cache._connection import Connection
 from mge_cache._flights import Flights
 from mge_cache._health import Health
 from mge_cache._key import DEFAULT_NAMESPACE
+from mge_cache._streams import Streams
 from mge_cache._types import Timeouts
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Self
 
-    from mge_cache._types import Lease, Stats
+    from mge_cache._stats_types import Stats
+    from mge_cache._types import Lease
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
 
 
@@ -36,6 +38,7 @@ class ClientBase:
         self._send_prompt = send_prompt
         self._health = Health(self.target, retry_s=self._timeouts.retry_s)
         self._connection = Connection(self.target)
+        self._streams = Streams(self._connection)
         self._flights = Flights(
             health=self._health, timeouts=self._timeouts, fail_open=fail_open, hold=self.hold
         )
@@ -102,6 +105,7 @@ class ClientBase:
     def close(self) -> None:
         """Close the connection. Calls in flight raise ClientClosedError."""
         self._connection.close()
+        self._streams.close()
 
     def __enter__(self) -> Self:
         """Return the client itself."""

@@ -33,6 +33,11 @@ class Connection:
         self._closed = False
 
     @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    @property
     def stub(self) -> CacheServiceStub:
         """The generated stub. Raises ClientClosedError after ``close``."""
         with self._lock:

@@ -53,24 +53,27 @@ class Flights:
 
         ``look_up`` (with the seconds that its message waits) and ``store`` send one message each.
         """
-        found = self._find(flight, look_up, wait_s)
+        found = self.find(flight, look_up, wait_s)
         if not isinstance(found, Miss):
             return found
-        with contextlib.ExitStack() as stack:
-            if found.lease:
-                stack.enter_context(self._hold(found.lease))
+        with self.hold(found):
             started = time.perf_counter()
             result = compute()
             compute_s = time.perf_counter() - started
-            self._keep(flight, store, result, lease=found.lease, compute_s=compute_s)
+            self.keep(flight, store, result, lease=found.lease, compute_s=compute_s)
         return result
 
-    def _find(
+    def hold(self, miss: Miss) -> AbstractContextManager[None]:
+        """Keep the lease of a miss, if it has one, while the block runs."""
+        return self._hold(miss.lease) if miss.lease else contextlib.nullcontext()
+
+    def find(
         self,
         flight: Flight[Asking, Storing, Result],
         look_up: Callable[[Asking, float], Found | Miss],
         wait_s: float,
     ) -> Found | Miss:
+        """Look up, and wait for another caller's result for up to ``wait_s``."""
         try:
             found = self._look_up(flight, look_up, wait_s)
         except ClientClosedError:
@@ -109,7 +112,7 @@ class Flights:
             found = once(slice_s, asks_again=asks_again)
         return found
 
-    def _keep(
+    def keep(
         self,
         flight: Flight[Asking, Storing, Result],
         store: Callable[[Storing], object],
@@ -118,6 +121,7 @@ class Flights:
         lease: Lease | None,
         compute_s: float,
     ) -> None:
+        """Store a result."""
         try:
             message = flight.storing(result, lease=lease, compute_s=compute_s)
             if self._fail_open:

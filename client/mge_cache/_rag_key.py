@@ -1,23 +1,6 @@
 """The canonical keys of the RAG cache: of a query, and of the partition that it belongs to.
 
-Both are the SHA-256 of fields, each written as its length in bytes (unsigned, 64 bit, big endian)
-followed by its bytes, as for prompts:
-
-  1. the ASCII text "mge-cache/rag/1" (a partition: "mge-cache/rag-partition/1")
-  2. namespace, UTF-8 (an empty one is written as "default")
-  3. embedding model, UTF-8
-  4. the embedding's dimension (unsigned, 64 bit, big endian: 8 bytes)
-  5. collection, UTF-8
-  6. index version, UTF-8
-  7. the number of conditions of the filter (8 bytes, as the dimension)
-  8. for each condition, in the order of the bytes of its name: its name, UTF-8; its text, UTF-8
-
-and, for a query only:
-
-  9. "q" if it has a text, "e" if not
- 10. the text as ``normalised_query`` returns it, UTF-8; or the embedding as it was given: float32,
-     little-endian, not normalised
-
+The head of cache_service.proto specifies them for all languages, with test vectors.
 The sidecar and both clients compute these keys here and nowhere else.
 """
 
@@ -57,16 +40,24 @@ def partition_key(partition: RAGPartition) -> bytes:
     Raises InvalidRequestError for a text with a lone surrogate, as ``query_key`` does. Limits are
     the sidecar's to check.
     """
-    encoding = length_prefixed(_PARTITION_SCHEMA, *_fields(partition))
-    return hashlib.sha256(encoding).digest()
+    return hashlib.sha256(encode_partition(partition)).digest()
+
+
+def encode_partition(partition: RAGPartition) -> bytes:
+    """Return the bytes whose SHA-256 is the key of a partition."""
+    return length_prefixed(_PARTITION_SCHEMA, *_fields(partition))
 
 
 def query_key(partition: RAGPartition, *, query: str, embedding: bytes) -> bytes:
     """Return the 32 bytes that identify a query; without a text, the embedding's bytes do."""
+    return hashlib.sha256(encode_query(partition, query=query, embedding=embedding)).digest()
+
+
+def encode_query(partition: RAGPartition, *, query: str, embedding: bytes) -> bytes:
+    """Return the bytes whose SHA-256 is the key of a query."""
     text = normalised_query(query)
     what = (b"q", utf8("query", text)) if text else (b"e", embedding)
-    encoding = length_prefixed(_QUERY_SCHEMA, *_fields(partition), *what)
-    return hashlib.sha256(encoding).digest()
+    return length_prefixed(_QUERY_SCHEMA, *_fields(partition), *what)
 
 
 def normalised_query(query: str) -> str:

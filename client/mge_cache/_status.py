@@ -8,9 +8,12 @@ import grpc
 
 from mge_cache.errors import (
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     InvalidRequestError,
+    NotFoundError,
     RefusedError,
+    ResourceExhaustedError,
     SidecarError,
     UnavailableError,
 )
@@ -21,15 +24,18 @@ _MESSAGE_TOO_LARGE = re.compile(r"larger than max \((\d+) vs\. (\d+)\)")
 _ERRORS: dict[grpc.StatusCode, type[SidecarError]] = {
     grpc.StatusCode.UNAVAILABLE: UnavailableError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-    grpc.StatusCode.FAILED_PRECONDITION: RefusedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: RefusedError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
     grpc.StatusCode.UNIMPLEMENTED: RefusedError,
     grpc.StatusCode.PERMISSION_DENIED: RefusedError,
     grpc.StatusCode.UNAUTHENTICATED: RefusedError,
 }
 
 
-def error_of(code: grpc.StatusCode, details: str | None) -> InvalidRequestError | SidecarError:
+def error_of(
+    code: grpc.StatusCode, details: str | None, *, retry_after_s: float | None = None
+) -> InvalidRequestError | SidecarError:
     """Make the error that stands for a gRPC status.
 
     The sidecar's text for an invalid request is "field: problem". A message beyond what its gRPC
@@ -45,4 +51,5 @@ def error_of(code: grpc.StatusCode, details: str | None) -> InvalidRequestError 
         return InvalidRequestError(
             "", f"the message ({size:,} bytes) is larger than the sidecar takes ({limit:,} bytes)"
         )
-    return _ERRORS.get(code, InternalError)(f"{code.name}: {text}")
+    error = _ERRORS.get(code, InternalError)
+    return error(f"{code.name}: {text}", code=code.name, retry_after_s=retry_after_s)

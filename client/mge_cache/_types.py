@@ -179,81 +179,6 @@ class SetResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerStats:
-    """Counts of one layer of the cache since the sidecar started; named as in REST.
-
-    ``cost_reduction`` is saved / (saved + spent); ``unpriced_writes`` are answers whose model has
-    no known price, so that their cost counts 0.
-    """
-
-    cache_layer: str
-    hit_rate: float
-    total_hits: int
-    total_misses: int
-    total_writes: int
-    total_invalidations: int
-    total_errors: int
-    errors_by_operation: Mapping[str, int]
-    spent_usd: float
-    saved_usd: float
-    cost_reduction: float
-    saved_s: float
-    unpriced_writes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class L1Stats:
-    """The sidecar's own memory, of all namespaces."""
-
-    entries: int
-    size_bytes: int
-    max_bytes: int
-    evictions: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreStats:
-    """The sidecar's connection to its store.
-
-    ``feed_live``: invalidations by other sidecars arrive as they happen.
-    """
-
-    kind: str
-    available: bool
-    feed_live: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RagIndexStats:
-    """The search for similar queries, of all namespaces: what is in memory, and what it found.
-
-    ``rows`` are queries; ``rows_left_out`` had to be because a bound was reached.
-    """
-
-    partitions: int
-    rows: int
-    size_bytes: int
-    max_bytes: int
-    rows_left_out: int
-    reranked_hits: int
-    certified_hits: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """Statistics of one sidecar."""
-
-    layers: tuple[LayerStats, ...]
-    combined_hit_rate: float
-    l1: L1Stats
-    store: StoreStats
-    rag_index: RagIndexStats
-    unpriced_models: tuple[str, ...]
-    uptime_s: float
-    version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
     """Every time limit of a client, in seconds."""
 
@@ -277,6 +202,10 @@ class Timeouts:
     retry_s: float = 0.5
     """How long ``get_or_compute`` goes straight to the source after the sidecar could not be
     reached, before one call tries it again."""
+
+    generate_margin_s: float = 2.0
+    """By how much longer a request of ``generate`` is waited for than the sidecar may take: whoever
+    hangs, it ends then."""
 
     def get_deadline_s(self, wait_s: float) -> float:
         """Return the deadline of a look-up that waits ``wait_s``."""

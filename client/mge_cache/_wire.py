@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mge_cache import _types
-from mge_cache._wire_parts import check_tags, duration, lease_of, seconds, source_of, token, ttl
+from mge_cache._wire_parts import (
+    check_tags,
+    duration,
+    lease_of,
+    seconds,
+    source_of,
+    token,
+    ttl,
+    usage_of,
+)
 from mge_cache.errors import InternalError, InvalidRequestError
 from mge_cache.v1 import cache_service_pb2 as pb
 
@@ -156,15 +165,20 @@ def found_of(response: pb.GetPromptResponse) -> Found:
     raise InternalError("GetPrompt's response is neither a hit nor a miss")
 
 
+def prompt_identity(request: _types.PromptRequest) -> pb.PromptIdentity:
+    """Write a whole prompt, not only its key."""
+    return pb.PromptIdentity(
+        namespace=request.namespace,
+        model=request.model,
+        temperature=request.temperature,
+        prompt=request.prompt,
+        parameters=request.json_parameters,
+    )
+
+
 def _identity(request: Identified, *, send_prompt: bool, with_model: bool) -> pb.PromptIdentity:
     if send_prompt and isinstance(request, _types.PromptRequest):
-        return pb.PromptIdentity(
-            namespace=request.namespace,
-            model=request.model,
-            temperature=request.temperature,
-            prompt=request.prompt,
-            parameters=request.json_parameters,
-        )
+        return prompt_identity(request)
     return pb.PromptIdentity(
         namespace=request.namespace,
         model=request.model if with_model else "",
@@ -173,18 +187,10 @@ def _identity(request: Identified, *, send_prompt: bool, with_model: bool) -> pb
 
 
 def _hit(hit: pb.PromptHit) -> _types.Hit:
-    usage = hit.usage
     answer = _types.Answer(
         hit.answer,
         content_type=hit.content_type,
-        usage=_types.Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cache_read_tokens=usage.cache_read_tokens,
-            cache_write_tokens=usage.cache_write_tokens,
-        )
-        if hit.HasField("usage")
-        else None,
+        usage=usage_of(hit.usage) if hit.HasField("usage") else None,
         source=source_of(hit.layer),
         cost_saved_usd=hit.cost_saved_usd,
     )

@@ -71,6 +71,16 @@ def source_of(layer: pb.HitLayer.ValueType) -> _types.Source:
     return source
 
 
+def usage_of(usage: pb.Usage) -> _types.Usage:
+    """Read what a call to the provider consumed."""
+    return _types.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+    )
+
+
 def lease_of(miss: pb.PromptMiss | pb.RAGMiss) -> _types.Lease | None:
     """Read the lease that a miss may hand out."""
     if not miss.lease:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mge_cache import _types
+from mge_cache import _stats_types, _types
 from mge_cache._wire_parts import duration
 from mge_cache.errors import InvalidRequestError
 from mge_cache.v1 import cache_service_pb2 as pb
@@ -51,22 +51,22 @@ def stats_request(namespace: str) -> pb.StatsRequest:
     return pb.StatsRequest(namespace=namespace)
 
 
-def stats_of(response: pb.StatsResponse) -> _types.Stats:
+def stats_of(response: pb.StatsResponse) -> _stats_types.Stats:
     """Read the statistics."""
     l1, store, index = response.l1, response.store, response.rag_index
-    return _types.Stats(
+    return _stats_types.Stats(
         layers=tuple(_layer(layer) for layer in response.layers),
         combined_hit_rate=response.combined_hit_rate,
-        l1=_types.L1Stats(
+        l1=_stats_types.L1Stats(
             entries=l1.entries,
             size_bytes=l1.bytes,
             max_bytes=l1.max_bytes,
             evictions=l1.evictions,
         ),
-        store=_types.StoreStats(
+        store=_stats_types.StoreStats(
             kind=store.kind, available=store.available, feed_live=store.feed_live
         ),
-        rag_index=_types.RagIndexStats(
+        rag_index=_stats_types.RagIndexStats(
             partitions=index.partitions,
             rows=index.rows,
             size_bytes=index.bytes,
@@ -74,15 +74,35 @@ def stats_of(response: pb.StatsResponse) -> _types.Stats:
             rows_left_out=index.rows_left_out,
             reranked_hits=index.reranked_hits,
             certified_hits=index.certified_hits,
+            kind=index.kind,
         ),
+        batcher=_batcher(response.batcher),
         unpriced_models=tuple(response.unpriced_models),
         uptime_s=response.uptime_seconds,
         version=response.version,
     )
 
 
-def _layer(layer: pb.LayerStats) -> _types.LayerStats:
-    return _types.LayerStats(
+def _batcher(batcher: pb.BatcherStats) -> _stats_types.BatcherStats:
+    return _stats_types.BatcherStats(
+        batches=batcher.batches,
+        requests=batcher.requests,
+        mean_size=batcher.mean_size,
+        batches_by_strategy=dict(batcher.batches_by_strategy),
+        asked_alone=batcher.asked_alone,
+        rejected=batcher.rejected,
+        queued=batcher.queued,
+        queue_max=batcher.queue_max,
+        upstream_calls=dict(batcher.upstream_calls),
+        upstream_in_flight=batcher.upstream_in_flight,
+        upstream_limit=batcher.upstream_limit,
+        upstream_breaker_open=batcher.upstream_breaker_open,
+        has_key=batcher.has_key,
+    )
+
+
+def _layer(layer: pb.LayerStats) -> _stats_types.LayerStats:
+    return _stats_types.LayerStats(
         cache_layer=layer.cache_layer,
         hit_rate=layer.hit_rate,
         total_hits=layer.total_hits,
@@ -96,4 +116,5 @@ def _layer(layer: pb.LayerStats) -> _types.LayerStats:
         cost_reduction=layer.cost_reduction,
         saved_s=layer.saved_seconds,
         unpriced_writes=layer.unpriced_writes,
+        computed_s=layer.computed_seconds,
     )

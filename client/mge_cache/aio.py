@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mge_cache import _wire
+from mge_cache._aio_generate import AsyncGenerateCalls
 from mge_cache._aio_rag import AsyncRagCalls
-from mge_cache._types import Hit
+from mge_cache._leads import AsyncLead
+from mge_cache._types import Hit, Miss
 from mge_cache._wire_parts import set_result_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from mge_cache._types import Answer, Lease, Miss, SetResult
+    from mge_cache._types import Answer, Lease, SetResult
     from mge_cache._wire import Computed, Found, Identified
     from mge_cache.v1 import cache_service_pb2 as pb
 
 
-class AsyncClient(AsyncRagCalls):
+class AsyncClient(AsyncRagCalls, AsyncGenerateCalls):
     """Talks to the sidecar from one event loop.
 
     ``target`` is ``unix:/path`` or ``host:port``; None: $MGE_CACHE_TARGET, else 127.0.0.1:50151.
@@ -27,7 +29,8 @@ class AsyncClient(AsyncRagCalls):
     ``retrieve_or_compute``: where the sidecar is down, hangs or refuses, the result is computed,
     and ``failures`` counts it. The other methods, and these without ``fail_open``, raise
     MgeCacheError (see ``mge_cache.errors``). ``send_prompt``: send whole requests and let the
-    sidecar compute the key; by default no prompt leaves the process (RAG queries do).
+    sidecar compute the key; by default no prompt leaves the process (RAG queries do, and what
+    ``generate`` is given).
     """
 
     async def get_or_compute(
@@ -62,6 +65,44 @@ class AsyncClient(AsyncRagCalls):
             flight, computed, look_up=self._get, store=self._set, wait_s=wait_s
         )
         return got.answer if isinstance(got, Hit) else got
+
+    async def get_or_lead(
+        self,
+        request: Identified,
+        *,
+        ttl_s: float | None = None,
+        masterplan: str | None = None,
+        tags: Sequence[str] = (),
+        wait_s: float = 60.0,
+    ) -> Hit | AsyncLead:
+        """Do the first half of ``get_or_compute``, for an answer that comes later, as a stream's.
+
+        The caller holds the lead that a miss returns while it computes, and has it keep the answer.
+        """
+        lead = self.lead(request, ttl_s=ttl_s, masterplan=masterplan, tags=tags)
+        found = await self._flights.find(lead.flight, self._get, wait_s)
+        if isinstance(found, Miss):
+            lead.miss = found
+            return lead
+        return found
+
+    def lead(
+        self,
+        request: Identified,
+        *,
+        ttl_s: float | None = None,
+        masterplan: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> AsyncLead:
+        """Return a lead without a look-up or lease: the answer is computed, whatever is stored."""
+        flight = _wire.PromptFlight(
+            request,
+            ttl_s=ttl_s,
+            masterplan=masterplan,
+            tags=tags,
+            send_prompt=self._send_prompt,
+        )
+        return AsyncLead(self._flights, flight, store=self._set)
 
     async def get(
         self,

@@ -5,19 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mge_cache import _wire
+from mge_cache._generate import GenerateCalls
+from mge_cache._leads import Lead
 from mge_cache._rag import RagCalls
-from mge_cache._types import Hit
+from mge_cache._types import Hit, Miss
 from mge_cache._wire_parts import set_result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mge_cache._types import Answer, Lease, Miss, SetResult
+    from mge_cache._types import Answer, Lease, SetResult
     from mge_cache._wire import Computed, Found, Identified
     from mge_cache.v1 import cache_service_pb2 as pb
 
 
-class Client(RagCalls):
+class Client(RagCalls, GenerateCalls):
     """Talks to the sidecar from any number of threads.
 
     ``target`` is ``unix:/path`` or ``host:port``; None: $MGE_CACHE_TARGET, else 127.0.0.1:50151.
@@ -27,7 +29,8 @@ class Client(RagCalls):
     ``retrieve_or_compute``: where the sidecar is down, hangs or refuses, the result is computed,
     and ``failures`` counts it. The other methods, and these without ``fail_open``, raise
     MgeCacheError (see ``mge_cache.errors``). ``send_prompt``: send whole requests and let the
-    sidecar compute the key; by default no prompt leaves the process (RAG queries do).
+    sidecar compute the key; by default no prompt leaves the process (RAG queries do, and what
+    ``generate`` is given).
     """
 
     def get_or_compute(
@@ -60,6 +63,44 @@ class Client(RagCalls):
 
         got = self._flights.run(flight, computed, look_up=self._get, store=self._set, wait_s=wait_s)
         return got.answer if isinstance(got, Hit) else got
+
+    def get_or_lead(
+        self,
+        request: Identified,
+        *,
+        ttl_s: float | None = None,
+        masterplan: str | None = None,
+        tags: Sequence[str] = (),
+        wait_s: float = 60.0,
+    ) -> Hit | Lead:
+        """Do the first half of ``get_or_compute``, for an answer that comes later, as a stream's.
+
+        The caller holds the lead that a miss returns while it computes, and has it keep the answer.
+        """
+        lead = self.lead(request, ttl_s=ttl_s, masterplan=masterplan, tags=tags)
+        found = self._flights.find(lead.flight, self._get, wait_s)
+        if isinstance(found, Miss):
+            lead.miss = found
+            return lead
+        return found
+
+    def lead(
+        self,
+        request: Identified,
+        *,
+        ttl_s: float | None = None,
+        masterplan: str | None = None,
+        tags: Sequence[str] = (),
+    ) -> Lead:
+        """Return a lead without a look-up or lease: the answer is computed, whatever is stored."""
+        flight = _wire.PromptFlight(
+            request,
+            ttl_s=ttl_s,
+            masterplan=masterplan,
+            tags=tags,
+            send_prompt=self._send_prompt,
+        )
+        return Lead(self._flights, flight, store=self._set)
 
     def get(
         self,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
 from mge_cache_server.app_generate import AroundGenerate, assemble_generate
+from mge_cache_server.app_rag import check_store, make_neighbours, make_rag_cache
 from mge_cache_server.config_parse import split_address
 from mge_cache_server.counts import Counts
 from mge_cache_server.entry_cache import CachePolicy, Parts
@@ -21,8 +22,7 @@ from mge_cache_server.metrics import Metrics
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
 from mge_cache_server.prompt_cache import PromptCache
-from mge_cache_server.rag_cache import RagCache, RagPolicy
-from mge_cache_server.rag_index import Bounds
+from mge_cache_server.rag_partitions import Partitions
 from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mge_cache_server.app_generate import Generate
     from mge_cache_server.config import Settings
     from mge_cache_server.embedded import EmbeddedValkey
+    from mge_cache_server.rag_cache import RagCache
     from mge_cache_server.store import Store
 
 
@@ -68,13 +69,14 @@ class App:
         """Start everything; ready when it returns.
 
         Raises OSError or RuntimeError for an address that cannot be had, and MgeError where the
-        embedded server cannot run.
+        embedded server cannot run, or the store lacks what the settings ask of it.
         """
         settings = self._settings
         if not settings.redis_url:
             settings = replace(settings, redis_url=await self._start_embedded())
         parts = self._parts = _assemble(settings, ready=lambda: self._serving)
         await parts.store.start()
+        await check_store(settings, parts.store)
         parts.feed.start()
         parts.generate.deferred.start()
         if parts.http is not None:
@@ -138,10 +140,9 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     )
     leases = Leases(store, failed=lambda name, what: counts.of(name, LLM_LAYER).error(what))
     parts = Parts(store, l1, epochs, counts, leases)
+    neighbours = make_neighbours(settings, parts)
     prompts = PromptCache(parts, policy=_policy(settings))
-    rag = RagCache(
-        parts, policy=_rag_policy(settings), similar=_similar(settings), bounds=_bounds(settings)
-    )
+    rag = make_rag_cache(settings, parts, _policy(settings), neighbours)
     prices = _prices(settings)
     generate = assemble_generate(
         settings,
@@ -174,7 +175,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         epochs,
         prompts.flights,
         rag.flights,
-        rows=rag.partitions,
+        rows=neighbours if isinstance(neighbours, Partitions) else None,
         # The feed belongs to no namespace: it appears in the sums only.
         failed=lambda: counts.of("", LLM_LAYER).error("feed"),
     )
@@ -194,32 +195,6 @@ def _policy(settings: Settings) -> CachePolicy:
         ttl_max_s=settings.ttl_max_s,
         ttl_jitter=settings.ttl_jitter,
         namespaces_max=settings.namespaces_max,
-    )
-
-
-def _rag_policy(settings: Settings) -> CachePolicy:
-    return replace(
-        _policy(settings),
-        enabled=settings.rag_cache_enabled,
-        ttl_s=settings.rag_ttl_s,
-        namespace_ttl_s={},
-    )
-
-
-def _similar(settings: Settings) -> RagPolicy:
-    return RagPolicy(
-        threshold=settings.rag_threshold,
-        rerank_threshold=settings.rag_rerank_threshold,
-        collection_thresholds=dict(settings.rag_collection_thresholds),
-        store_texts=settings.rag_store_texts,
-    )
-
-
-def _bounds(settings: Settings) -> Bounds:
-    return Bounds(
-        rows_max=settings.rag_index_max_rows,
-        bytes_max=settings.rag_index_max_bytes,
-        compact=settings.rag_compact,
     )
 
 

@@ -16,6 +16,7 @@ from mge_cache_server.deferred_results import ResultParts, Results
 from mge_cache_server.deferred_tickets import Tickets
 from mge_cache_server.fan_out import FanOut
 from mge_cache_server.generation import Strategy
+from mge_cache_server.merge_call import Merge
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.upstream import Upstream, UpstreamPolicy
 from mge_cache_server.upstream_batches import UpstreamBatches
@@ -76,7 +77,11 @@ def assemble_generate(
     fan_out = FanOut(upstream, around.prices)
     deferred, deferred_batches, tickets = _deferred(settings, around, upstream)
     batches = Batches(
-        {Strategy.FAN_OUT: fan_out, Strategy.MERGE: fan_out, Strategy.DEFERRED: deferred},
+        {
+            Strategy.FAN_OUT: fan_out,
+            Strategy.MERGE: Merge(upstream, around.prices, fan_out, counts),
+            Strategy.DEFERRED: deferred,
+        },
         limiter=upstream.limiter,
         policy=_batch_policy(settings),
         counts=counts,

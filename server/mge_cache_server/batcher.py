@@ -103,8 +103,12 @@ class Batcher:
         await self._batches.abort()
 
     def _lead(self, request: Request) -> Slot:
-        # By a lambda, as there is no task yet.
-        slot = Slot(request, gone=lambda: task.cancel())  # noqa: PLW0108
+        def gone() -> None:
+            # Whoever asks the same from now on must not join what is being given up.
+            self._forget(slot)
+            task.cancel()
+
+        slot = Slot(request, gone=gone)
         task = self._start(self._answer(slot))
         if request.cache is not CacheUse.BYPASS:
             self._slots[_name(request)] = slot

@@ -165,6 +165,11 @@ class Settings:
     rag_collection_thresholds: Mapping[str, float] = _setting(
         dict, kinds.COSINES, 'Thresholds by collection, in place of both: "faq=0.9,laws=0.98".'
     )
+    rag_index: str = _setting(
+        "local",
+        kinds.choice("local", "vector-sets"),
+        "Where similar queries are looked for: in the sidecar's memory, or in Redis 8.",
+    )
     rag_index_max_rows: int = _setting(
         1_000_000, kinds.COUNT, "Bound on the queries in memory for similar hits.", low=1
     )

@@ -96,6 +96,8 @@ def _store(settings: Settings) -> Iterator[str]:
 def _without_effect(settings: Settings) -> Iterator[str]:
     scheme = settings.redis_url.partition("://")[0]
     if scheme in {"", "memory"}:
+        if settings.rag_index == "vector-sets":
+            yield "--rag-index: vector-sets needs a Redis 8 in --redis-url"
         for field in _REDIS_ONLY:
             if getattr(settings, field):
                 yield f"{_LABELS.get(field, _flag(field))}: needs a Redis in --redis-url"

@@ -31,6 +31,7 @@ class LayerCounts:
     saved_usd: float = 0.0
     saved_s: float = 0.0
     unpriced_writes: int = 0
+    computed_s: float = 0.0
 
     @property
     def hit_rate(self) -> float:
@@ -58,6 +59,7 @@ class LayerCounts:
         self.saved_usd += other.saved_usd
         self.saved_s += other.saved_s
         self.unpriced_writes += other.unpriced_writes
+        self.computed_s += other.computed_s
         for operation, count in other.errors.items():
             self.errors[operation] = self.errors.get(operation, 0) + count
 

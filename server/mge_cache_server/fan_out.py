@@ -69,12 +69,14 @@ class FanOut:
         ahead = bool(others) and marked is not None and not (known is not None and known.cached)
         begun = asyncio.Event()
         async with asyncio.TaskGroup() as calls:
-            leader = _start(calls, first, self.ask(first, marked, batch_size=size, begun=begun))
+            leader = start_call(
+                calls, [first], self.ask(first, marked, batch_size=size, begun=begun)
+            )
             if ahead:
                 leader.add_done_callback(lambda _: begun.set())
                 await begun.wait()
             for slot in others:
-                _start(calls, slot, self.ask(slot, marked, batch_size=size))
+                start_call(calls, [slot], self.ask(slot, marked, batch_size=size))
 
     async def ask(
         self,
@@ -120,6 +122,11 @@ class FanOut:
         except AskError as exc:
             slot.refuse(exc)
 
+    def is_warm(self, group: bytes) -> bool:
+        """Whether Anthropic has the prefix of a group in its cache, as far as is known here."""
+        known = self._known(group)
+        return known is not None and known.cached
+
     async def _priced(self, model: str, reply: Reply) -> Reply:
         await self._prices.prepare(model)
         cost_usd = self._prices.cost_usd(model, reply.usage)
@@ -141,6 +148,21 @@ class FanOut:
             del self._prefixes[next(iter(self._prefixes))]
 
 
+def start_call(
+    calls: asyncio.TaskGroup, slots: Sequence[Slot], ask: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
+    """Start a call that ends early if nobody waits for any of its answers any more."""
+    task = calls.create_task(ask)
+
+    def given_up(_: object) -> None:
+        if all(slot.answer.cancelled() for slot in slots):
+            task.cancel()
+
+    for slot in slots:
+        slot.answer.add_done_callback(given_up)
+    return task
+
+
 def with_marked_prefix(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Mark the system prompt for Anthropic's prompt cache; None if that cannot pay."""
     blocks = _blocks(body.get("system"))
@@ -150,20 +172,6 @@ def with_marked_prefix(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return None
     last = {**blocks[-1], "cache_control": {"type": "ephemeral"}}
     return {**body, "system": [*blocks[:-1], last]}
-
-
-def _start(
-    calls: asyncio.TaskGroup, slot: Slot, ask: Coroutine[Any, Any, None]
-) -> asyncio.Task[None]:
-    """Start a call that ends early if nobody waits for its answer any more."""
-    task = calls.create_task(ask)
-
-    def given_up(_: object) -> None:
-        if slot.answer.cancelled():
-            task.cancel()
-
-    slot.answer.add_done_callback(given_up)
-    return task
 
 
 def _with(reply: Reply, paid: Reply) -> Reply:

@@ -163,6 +163,7 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
             "feed_live": store.feed_live,
         },
         "rag_index": {
+            "kind": index.kind,
             "partitions": index.partitions,
             "rows": index.rows,
             "bytes": index.size_bytes,
@@ -193,6 +194,7 @@ def _layer_json(layer: LayerStatistics) -> dict[str, Any]:
         "cost_reduction": layer.cost_reduction,
         "saved_seconds": layer.saved_s,
         "unpriced_writes": layer.unpriced_writes,
+        "computed_seconds": layer.computed_s,
     }
 
 

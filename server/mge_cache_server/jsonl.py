@@ -6,9 +6,9 @@ Texts of mistakes never repeat what the file contains.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 BAD_LINES_SHOWN = 20
+_CONTROL_CHARACTERS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _SKIP_BYTES = 1 << 20
+_NOT_FINITE = frozenset({"NaN", "Infinity", "-Infinity"})
 
 
 class FieldError(ValueError):
@@ -81,6 +83,18 @@ class Line:
             raise FieldError(name, "must be finite and not negative")
         return float(value)
 
+    def real(self, name: str) -> float:
+        """Return a number, as ``write_real`` writes it."""
+        value = self.members.get(name)
+        if isinstance(value, str) and value in _NOT_FINITE:
+            return float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise FieldError(name, "is required" if value is None else "must be a number")
+        try:
+            return float(value)
+        except OverflowError:
+            raise FieldError(name, "must be a number of 64 bits") from None
+
     def count(self, name: str, default: int | None = None) -> int:
         """Return a whole number from 0 to 2**63 - 1."""
         return _count(name, self.members.get(name, default))
@@ -106,27 +120,57 @@ class Line:
             raise FieldError(name, "must be a list of texts")
         return tuple(value)
 
+    def objects(self, name: str) -> list[Line]:
+        """Return a list of objects, each to be read like a line."""
+        value = self.members.get(name)
+        if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+            raise FieldError(name, "must be a list of objects")
+        return [Line(self.number, each, self.end) for each in value]
+
     def body(self, name: str) -> bytes:
         """Return bytes: of the text member ``name``, or of its base64 in ``name_base64``."""
         encoded_name = f"{name}_base64"
         if (name in self.members) == (encoded_name in self.members):
             raise FieldError(name, f"either this or {encoded_name} is required")
+        if name not in self.members:
+            return self.packed(name)
         try:
-            if name in self.members:
-                return self.text(name).encode()
-            return base64.b64decode(self.text(encoded_name), validate=True)
+            return self.text(name).encode()
         except UnicodeEncodeError:
             raise FieldError(name, "has a lone surrogate, which has no UTF-8 form") from None
-        except binascii.Error:
-            raise FieldError(encoded_name, "must be base64") from None
+
+    def packed(self, name: str, default: str | None = None) -> bytes:
+        """Return bytes, of the base64 in ``name_base64``."""
+        text = self.text(f"{name}_base64", default)
+        try:
+            return base64.b64decode(text, validate=True)
+        except ValueError:
+            raise FieldError(f"{name}_base64", "must be base64") from None
+
+
+def write_real(number: float) -> float | str:
+    """Return what ``Line.real`` reads: JSON has no infinity, and nothing that is no number."""
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else "Infinity" if number > 0 else "-Infinity"
 
 
 def write_body(name: str, body: bytes) -> dict[str, str]:
-    """Return the member that ``Line.body`` reads: text where the bytes are UTF-8."""
-    try:
-        return {name: body.decode()}
-    except UnicodeDecodeError:
-        return {f"{name}_base64": base64.b64encode(body).decode("ascii")}
+    """Return the member that ``Line.body`` reads: text where the bytes are UTF-8.
+
+    With control characters, each of which is six bytes in JSON, they are no text.
+    """
+    if not _CONTROL_CHARACTERS.search(body):
+        try:
+            return {name: body.decode()}
+        except UnicodeDecodeError:
+            pass
+    return write_packed(name, body)
+
+
+def write_packed(name: str, packed: bytes) -> dict[str, str]:
+    """Return the member that ``Line.packed`` reads."""
+    return {f"{name}_base64": base64.b64encode(packed).decode("ascii")}
 
 
 def read_lines(

@@ -20,6 +20,8 @@ CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
 
 DEFAULT_NAMESPACE = "default"
 TOKEN_BYTES = 16
+PARTITION_TAGS = ("model:", "collection:")
+"""How the tags begin that all entries of a partition have."""
 
 _LEASE = struct.Struct(">BQI16s32s")
 _LEASE_VERSION = 1
@@ -42,7 +44,7 @@ class KeyNames:
 
     def rows(self, partition: EntryKey) -> tuple[str, str]:
         """Where a partition's rows are: their contents, and when they end."""
-        stem = f"{self._prefix}:{{{partition.namespace}:{partition.digest.hex()}}}"
+        stem = self._partition(partition)
         return f"{stem}:v", f"{stem}:p"
 
     @property
@@ -57,7 +59,12 @@ class KeyNames:
 
     def ticket(self, key: EntryKey) -> str:
         """Where it is what is known of a deferred request; the digest is that of its id."""
-        return f"{self._prefix}:{{{key.namespace}:{key.digest.hex()}}}:t"
+        return f"{self._prefix}:{{{key.namespace}:{key.digest.hex()}}}:r"
+
+    def vectors(self, partition: EntryKey) -> tuple[str, str]:
+        """Where a partition's vector set is, and when its vectors end."""
+        stem = self._partition(partition)
+        return f"{stem}:s", f"{stem}:t"
 
     def epochs(self, namespace: str) -> str:
         """Where the clock and the epochs of a namespace are."""
@@ -70,6 +77,9 @@ class KeyNames:
     def digest(self, entry_name: bytes) -> bytes:
         """Read the digest back from the name of a record."""
         return bytes.fromhex(entry_name[-67:-3].decode("ascii"))
+
+    def _partition(self, partition: EntryKey) -> str:
+        return f"{self._prefix}:{{{partition.namespace}:{partition.digest.hex()}}}"
 
 
 def key_tag(digest: bytes) -> str:

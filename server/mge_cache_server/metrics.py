@@ -214,6 +214,11 @@ def _layer_counters(layers: Sequence[LayerStatistics]) -> Iterator[Metric]:
         ((x.cache_layer, x.saved_s) for x in layers),
     )
     yield _counter(
+        "mge_cache_computed_seconds",
+        "Time that the answers took that were paid for.",
+        ((x.cache_layer, x.computed_s) for x in layers),
+    )
+    yield _counter(
         "mge_cache_unpriced_writes",
         "Answers stored whose model has no known price: their cost counts 0.",
         ((x.cache_layer, x.unpriced_writes) for x in layers),

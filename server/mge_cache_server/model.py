@@ -105,12 +105,16 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class RagEntry:
-    """A stored retrieval; what decides about its validity is as for ``Entry``."""
+    """A stored retrieval; what decides about its validity is as for ``Entry``.
+
+    ``partition`` is the digest of the partition that the query belongs to.
+    """
 
     answer: Retrieval
     tick: int
     created_ms: int
     tags: tuple[str, ...]
+    partition: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ class PromptCache(EntryCache[Entry]):
         counts = self._count(namespace)
         if bought:
             counts.spent_usd += answer.cost_usd
+            counts.computed_s += answer.compute_s
         if not priced:
             counts.unpriced_writes += 1
             self._counts.unpriced(answer.model)

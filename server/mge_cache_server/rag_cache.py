@@ -7,6 +7,7 @@ out the lease or waits for who has it. Belongs to the event loop's thread.
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,7 @@ from mge_cache_server.model import (
     SetStatus,
 )
 from mge_cache_server.rag_embedding import check_embedding, no_direction
-from mge_cache_server.rag_partitions import Partitions
-from mge_cache_server.statistics import RagIndexStatistics
-from mge_cache_server.store import Row
+from mge_cache_server.rag_neighbours import StoredQuery
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,14 +35,12 @@ if TYPE_CHECKING:
     from mge_cache_server.entry_cache import CachePolicy, Parts
     from mge_cache_server.epochs import NamespaceEpochs
     from mge_cache_server.model import Lease, Partition, Retrieval
-    from mge_cache_server.rag_index import Bounds
+    from mge_cache_server.rag_neighbours import Neighbours
     from mge_cache_server.similarity_basis import Floats
+    from mge_cache_server.statistics import RagIndexStatistics
 
 _CANDIDATES_MAX = 16
 """How many similar queries are looked at: the first one nearly always will do."""
-
-_COMPACT_SLACK = 6e-4
-"""By how much float16 rows may hide a cosine; what is found is verified in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +87,11 @@ class RagCache(EntryCache[RagEntry]):
     """Answers queries, stores results."""
 
     def __init__(
-        self, parts: Parts, *, policy: CachePolicy, similar: RagPolicy, bounds: Bounds
+        self, parts: Parts, *, policy: CachePolicy, similar: RagPolicy, neighbours: Neighbours
     ) -> None:
         super().__init__(parts, layer=RAG_LAYER, kind=RagEntry, codec=rag_codec, policy=policy)
         self._similar = similar
-        self._slack = _COMPACT_SLACK if bounds.compact else 0.0
-        self.partitions = Partitions(
-            parts.store, parts.epochs, bounds=bounds, failed=self._failed, now=parts.l1.now
-        )
+        self._neighbours = neighbours
         self.reranked_hits = 0
         self.certified_hits = 0
 
@@ -111,15 +105,19 @@ class RagCache(EntryCache[RagEntry]):
             counts.misses += 1
             return Miss()
         vector: Floats | None = None
-        if self.partitions.is_ready():
+        if self._neighbours.thread.is_ready():
             vector = await self._unit(asked.embedding)
         else:
             # The first callers do not wait for the libraries: the same query is found without.
             check_embedding(asked.embedding)
         searched = vector is not None and asked.allow_similar
+        failed = False
         found: Hit[RagEntry] | Miss | None = await self._same(asked, known)
         if found is None and vector is not None and asked.allow_similar:
-            similar = await self._most_similar(asked, vector)
+            try:
+                similar = await self._most_similar(asked, vector)
+            except StoreError:
+                similar, failed = None, True
             if similar is not None:
                 return similar
         if found is None:
@@ -128,7 +126,7 @@ class RagCache(EntryCache[RagEntry]):
             self._similar_counts(asked).misses += counted and searched
         if isinstance(found, Miss):
             counts.misses += not (found.in_progress and asks_again)
-            return found
+            return replace(found, degraded=True) if failed else found
         count_hit(counts, found.entry.answer)
         return RagHit(found, found.entry.answer.documents[: asked.top_k])
 
@@ -154,36 +152,27 @@ class RagCache(EntryCache[RagEntry]):
         vector = await self._unit(found.embedding)
         found = self._as_kept(found, vector, exact_search=exact_search)
         if bought:
-            self._count(key.namespace).spent_usd += found.cost_usd
+            counts = self._count(key.namespace)
+            counts.spent_usd += found.cost_usd
+            counts.computed_s += found.compute_s
         ttl_s = self._ttl_s(key.namespace, ttl_s)
         status, tick = await self._keep(
             key,
-            lambda tick, created_ms: RagEntry(found, tick, created_ms, tags),
+            lambda tick, created_ms: RagEntry(found, tick, created_ms, tags, partition.key.digest),
             tags=tags,
             ttl_s=ttl_s,
             lease=lease,
         )
         if status is SetStatus.OVERTAKEN:
             return SetOutcome(status, 0.0, found.cost_usd)
-        self.partitions.add(partition, key.digest, vector, ttl_s)
-        if status is SetStatus.STORED:
-            row = Row(key.digest, rag_codec.pack_row(tick, found.embedding), ttl_s)
-            try:
-                await self._store.put_row(partition.key, row)
-            except StoreError:
-                # Other sidecars have the result for the same query, but not for similar ones.
-                self._failed(key.namespace, "put_row")
+        stored = StoredQuery(key.digest, vector, tick, ttl_s)
+        await self._neighbours.keep(partition, stored, shared=status is SetStatus.STORED)
         return SetOutcome(status, ttl_s, found.cost_usd)
 
     def index_statistics(self) -> RagIndexStatistics:
         """Return what is reported of the search for similar queries."""
-        partitions = self.partitions
-        return RagIndexStatistics(
-            partitions=len(partitions),
-            rows=partitions.rows,
-            size_bytes=partitions.size_bytes,
-            max_bytes=partitions.max_bytes,
-            left_out=partitions.left_out,
+        return replace(
+            self._neighbours.statistics(),
             reranked_hits=self.reranked_hits,
             certified_hits=self.certified_hits,
         )
@@ -191,10 +180,10 @@ class RagCache(EntryCache[RagEntry]):
     async def close(self) -> None:
         """End all waits, searches and loading."""
         await super().close()
-        await self.partitions.close()
+        await self._neighbours.close()
 
     async def _unit(self, embedding: bytes) -> Floats:
-        await self.partitions.ready()
+        await self._neighbours.thread.ready()
         from mge_cache_server.rag_vectors import unit  # noqa: PLC0415 - imports numpy
 
         try:
@@ -230,20 +219,18 @@ class RagCache(EntryCache[RagEntry]):
 
     async def _most_similar(self, asked: RagQuery, vector: Floats) -> RagHit | None:
         """Return the most similar valid result that meets what is asked for."""
-        looked_at: set[bytes] = set()
         least = min(self._least(asked, reranked=False), self._least(asked, reranked=True))
-        for _ in range(_CANDIDATES_MAX):
-            match = await self.partitions.search(
-                asked.partition, vector, least - self._slack, lambda key: key not in looked_at
-            )
-            if match is None:
-                return None
-            looked_at.add(match.key)
-            found = await self._recall(asked.partition, match.key)
-            hit = await self._judge(asked, vector, found) if found is not None else None
-            if hit is not None:
-                self._count_similar(asked, hit)
-                return hit
+        async with aclosing(self._neighbours.nearest(asked.partition, vector, least)) as nearest:
+            looked_at = 0
+            async for digest in nearest:
+                found = await self._recall(asked.partition, digest)
+                hit = await self._judge(asked, vector, found) if found is not None else None
+                if hit is not None:
+                    self._count_similar(asked, hit)
+                    return hit
+                looked_at += 1
+                if looked_at == _CANDIDATES_MAX:
+                    break
         return None
 
     async def _recall(self, partition: Partition, digest: bytes) -> Hit[RagEntry] | None:
@@ -258,7 +245,7 @@ class RagCache(EntryCache[RagEntry]):
             return None
         if isinstance(stored, Hit):
             return stored
-        self.partitions.drop(partition, digest)
+        self._neighbours.drop(partition, digest)
         return None
 
     async def _judge(self, asked: RagQuery, vector: Floats, found: Hit[RagEntry]) -> RagHit | None:
@@ -273,7 +260,7 @@ class RagCache(EntryCache[RagEntry]):
         if not reranked:
             documents = result.documents[: asked.top_k]
             return None if asked.certified_only else RagHit(found, documents, similarity)
-        ranked = await self.partitions.compute(
+        ranked = await self._neighbours.thread.compute(
             len(result.documents) * len(vector),
             lambda: rag_vectors.ranked(vector, result, asked.top_k),
         )

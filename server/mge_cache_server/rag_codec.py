@@ -2,10 +2,10 @@
 
 Figures: cost in USD, compute time in s and radius (3 x float64; NaN: no radius), top_k, dimension,
 number of documents (3 x uint16), 1 if the documents have embeddings, length of the query's text
-(uint32). Texts: the embedding model, an empty one, the tags. Body: the query's text, its
-embedding, then each document (score as float64, lengths of id, content and metadata as uint32;
-these three, the metadata as JSON), then all documents' embeddings. Embeddings are in float32,
-little-endian.
+(uint32). Texts: the embedding model, the partition's digest in hexadecimal, the tags. Body: the
+query's text, its embedding, then each document (score as float64, lengths of id, content and
+metadata as uint32; these three, the metadata as JSON), then all documents' embeddings. Embeddings
+are in float32, little-endian.
 
 A row of a partition is the tick of its entry (uint64) and the embedding.
 """
@@ -21,7 +21,8 @@ from mge_cache_server.model import Document, RagEntry, Retrieval
 
 FLOAT_BYTES = 4
 
-_VERSION = 2
+VERSION = 2
+
 _FIGURES = struct.Struct(">3d3HBI")
 _DOCUMENT = struct.Struct(">d3I")
 _TICK = struct.Struct(">Q")
@@ -42,21 +43,22 @@ def encode(entry: RagEntry) -> bytes:
     for document in found.documents:
         body += _document_parts(document)
     body.append(found.embeddings)
-    texts = (found.embedding_model, "")
+    texts = (found.embedding_model, entry.partition.hex())
     return join(
-        _VERSION,
+        VERSION,
         Parts(entry.tick, entry.created_ms, figures, texts, entry.tags, b"".join(body)),
     )
 
 
 def decode(record: bytes) -> RagEntry:
     """Read a record; raises RecordError where it is damaged or of another version."""
-    parts = split(_VERSION, _FIGURES.size, record)
+    parts = split(VERSION, _FIGURES.size, record)
     figures = _FIGURES.unpack(parts.figures)
     cost_usd, compute_s, radius, top_k, dimension, count, embedded, query_bytes = figures
     body = _Reader(parts.body)
     vector_bytes = dimension * FLOAT_BYTES
     try:
+        partition = bytes.fromhex(parts.texts[1])
         retrieval = Retrieval(
             embedding_model=parts.texts[0],
             query=body.take(query_bytes).decode(),
@@ -71,7 +73,7 @@ def decode(record: bytes) -> RagEntry:
     except (ValueError, struct.error):
         # Not `from exc`: that error may hold the bytes.
         raise RecordError("malformed documents") from None
-    return RagEntry(retrieval, parts.tick, parts.created_ms, parts.tags)
+    return RagEntry(retrieval, parts.tick, parts.created_ms, parts.tags, partition)
 
 
 def pack_row(tick: int, embedding: bytes) -> bytes:

@@ -12,20 +12,24 @@ Belongs to the event loop's thread; what takes longer than about a millisecond r
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from math import ceil
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from mge_cache_server.errors import StoreError
+from mge_cache_server.rag_codec import pack_row
 from mge_cache_server.rag_index import Bounds, PartitionIndex, Surroundings
+from mge_cache_server.rag_thread import SearchThread
+from mge_cache_server.statistics import RagIndexStatistics
+from mge_cache_server.store import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from mge_cache_server.epochs import Epochs
     from mge_cache_server.model import EntryKey, Partition
+    from mge_cache_server.rag_neighbours import StoredQuery
     from mge_cache_server.similarity_basis import Floats
     from mge_cache_server.similarity_survivors import Match
     from mge_cache_server.store import RowStored, Store
@@ -33,12 +37,12 @@ if TYPE_CHECKING:
 PARTITIONS_MAX = 1024
 """Each takes some memory even if it is nearly empty."""
 
-_INLINE_NUMBERS = 1_000_000
-_T = TypeVar("_T")
+_COMPACT_SLACK = 6e-4
+"""By how much float16 rows may hide a cosine; what is found is verified in float32."""
 
 
 class Partitions:
-    """Searches, adds, keeps current. ``failed(namespace, operation)`` is told of failures."""
+    """Implements ``Neighbours``. ``failed(namespace, operation)`` is told of failures."""
 
     def __init__(
         self,
@@ -53,13 +57,12 @@ class Partitions:
         self._epochs = epochs
         self._writer = store.writer
         self._now = now
-        self._searcher = ThreadPoolExecutor(1, "mge-search")
+        self._slack = _COMPACT_SLACK if bounds.compact else 0.0
+        self.thread = SearchThread()
         self._tender = ThreadPoolExecutor(1, "mge-tend")  # so that no search waits for upkeep
         self._around = Surroundings(store, bounds, self._tender, failed, self._bound, now)
         self._partitions: dict[EntryKey, PartitionIndex] = {}  # the one used last is the last
         self._left_out = 0
-        self._ready = False
-        self._loading: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Return the number of partitions in memory."""
@@ -80,17 +83,29 @@ class Partitions:
         """How many rows had to leave, or were not let in, because of the bounds."""
         return self._left_out + sum(each.index.left_out for each in self._partitions.values())
 
-    def is_ready(self) -> bool:
-        """Whether the libraries are there; if not, they are loaded from now on."""
-        if not self._ready and self._loading is None:
-            self._loading = asyncio.get_running_loop().create_task(self.ready())
-        return self._ready
+    def statistics(self) -> RagIndexStatistics:
+        """See ``Neighbours.statistics``."""
+        return RagIndexStatistics(
+            partitions=len(self),
+            rows=self.rows,
+            size_bytes=self.size_bytes,
+            max_bytes=self.max_bytes,
+            left_out=self.left_out,
+        )
 
-    async def ready(self) -> None:
-        """Load the libraries at the first use: a tenth of a second, not on the event loop."""
-        if not self._ready:
-            await asyncio.get_running_loop().run_in_executor(self._searcher, _load_libraries)
-            self._ready = True
+    async def nearest(
+        self, partition: Partition, vector: Floats, threshold: float
+    ) -> AsyncGenerator[bytes, None]:
+        """See ``Neighbours.nearest``. It asks nobody, so it does not fail."""
+        looked_at: set[bytes] = set()
+        while True:
+            match = await self.search(
+                partition, vector, threshold - self._slack, lambda key: key not in looked_at
+            )
+            if match is None:
+                return
+            looked_at.add(match.key)
+            yield match.key
 
     async def search(
         self,
@@ -102,17 +117,24 @@ class Partitions:
         """Find the most similar row; see ``SimilarityIndex.search``."""
         found = self._of(partition)
         index = found.index
-        match = await self.compute(
+        match = await self.thread.compute(
             index.rows * partition.dimension, lambda: index.search(vector, threshold, admits)
         )
         found.tend()
         return match
 
-    async def compute(self, numbers: int, call: Callable[[], _T]) -> _T:
-        """Call something that looks at so many numbers, in another thread if they are many."""
-        if numbers <= _INLINE_NUMBERS:
-            return call()
-        return await asyncio.get_running_loop().run_in_executor(self._searcher, call)
+    async def keep(self, partition: Partition, query: StoredQuery, *, shared: bool) -> None:
+        """See ``Neighbours.keep``; one that is not shared is found by this sidecar."""
+        self.add(partition, query.digest, query.vector, query.ttl_s)
+        if not shared:
+            return
+        content = pack_row(query.tick, query.vector.tobytes())
+        row = Row(query.digest, content, query.ttl_s)
+        try:
+            await self._around.store.put_row(partition.key, row)
+        except StoreError:
+            # Other sidecars have the result for the same query, but not for similar ones.
+            self._around.failed(partition.key.namespace, "put_row")
 
     def add(self, partition: Partition, digest: bytes, vector: Floats, ttl_s: float) -> None:
         """Add a row that this sidecar stores."""
@@ -141,12 +163,10 @@ class Partitions:
     async def close(self) -> None:
         """End what is under way."""
         tasks = [task for each in self._partitions.values() for task in each.end()]
-        if self._loading is not None:
-            tasks.append(self._loading)
         if tasks:
             await asyncio.wait(tasks)
-        for executor in (self._searcher, self._tender):
-            executor.shutdown(cancel_futures=True)
+        await self.thread.close()
+        self._tender.shutdown(cancel_futures=True)
 
     def _of(self, partition: Partition) -> PartitionIndex:
         floor = self._epochs.of(partition.key.namespace).floor(partition.tags)
@@ -176,9 +196,3 @@ class Partitions:
                 return
             self._left_out += len(each.index.shed(ceil(excess * each.index.rows_max)))
             each.tend()
-
-
-def _load_libraries() -> None:
-    # One query has one thread: more would take the cores from the application in the pod.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    import_module("mge_cache_server.rag_vectors")

@@ -23,12 +23,13 @@ from mge_cache_server.model import EntryKey
 from mge_cache_server.redis_store_calls import ClusterCalls, ConnectionCalls
 from mge_cache_server.redis_store_connect import connect, disconnect
 from mge_cache_server.redis_store_deferred import RedisDeferred
-from mge_cache_server.redis_store_errors import reason, refuses_writes
+from mge_cache_server.redis_store_errors import concerns_others, reason, refuses_writes
 from mge_cache_server.redis_store_feed import read_feed
+from mge_cache_server.redis_store_vectors import RedisVectors
 from mge_cache_server.store import EpochTable, Invalidated, Lookup, Row, RowPage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
     from redis.asyncio import Redis
 
@@ -74,6 +75,7 @@ class RedisStore:
         self._timeout_s = settings.store_timeout_s
         self._feed_timeout_s = settings.feed_timeout_s
         self._retention_ms = round(retention_s * 1000)
+        self.vectors = RedisVectors(self._names, self._calls, self._run, self._timed)
         self._turns = asyncio.Semaphore(_IN_FLIGHT_MAX)
         self._takes_writes = True
         self._breaker = Breaker(
@@ -214,21 +216,27 @@ class RedisStore:
         *args: str | bytes | int,
         writes: bool = False,
     ) -> Any:
+        reply = await self._timed(operation, self._call, script, names, *args)
+        if writes and not self._takes_writes:
+            self._takes_writes = True
+            _log.info("store takes writes again")
+        return reply
+
+    async def _timed(
+        self, operation: str, call: Callable[..., Awaitable[Any]], *args: object
+    ) -> Any:
         async with self._turns:
             if self._breaker.open:
                 raise StoreUnavailableError("the store is unavailable; it is being probed")
             started_s = time.perf_counter()
             try:
                 async with Deadline(self._timeout_s):
-                    reply = await self._call(script, names, *args)
+                    reply = await call(*args)
             except (RedisError, OSError, TimeoutError) as exc:
-                raise await self._failure(exc) from None
+                raise await self._failure(operation, exc) from None
             finally:
                 self._observe(operation, time.perf_counter() - started_s)
         self._breaker.succeeded()
-        if writes and not self._takes_writes:
-            self._takes_writes = True
-            _log.info("store takes writes again")
         return reply
 
     async def _call(self, script: Script, names: tuple[str, ...], *args: str | bytes | int) -> Any:
@@ -239,10 +247,9 @@ class RedisStore:
             # A server that was restarted, or a node of a cluster that has not seen it yet.
             return await self._calls.execute("EVAL", script.text, *command[2:])
 
-    async def _failure(self, exc: Exception) -> StoreError:
+    async def _failure(self, operation: str, exc: Exception) -> StoreError:
         why = reason(exc)
-        if why == "WRONGTYPE":
-            # Somebody else's value is at this key: no reason to leave the others alone.
+        if not concerns_others(operation, exc):
             self._breaker.succeeded()
             return StoreUnavailableError(why)
         if not refuses_writes(exc):

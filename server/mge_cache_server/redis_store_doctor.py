@@ -20,10 +20,12 @@ from redis.exceptions import (
 
 from mge_cache_server import redis_store_scripts as scripts
 from mge_cache_server.config_parse import format_duration, mask_url
-from mge_cache_server.doctor import Finding, ok, problem, warning
+from mge_cache_server.doctor import Finding, Verdict, ok, problem, warning
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
 from mge_cache_server.redis_store_connect import connect
+from mge_cache_server.redis_store_doctor_vectors import find_vector_sets, vector_trials
+from mge_cache_server.redis_store_errors import VECTOR_RIGHTS, is_denied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,14 +33,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
     from mge_cache_server.config import Settings
+    from mge_cache_server.redis_store_doctor_vectors import Trial
 
 _PATIENT_S = 3.0
 _OLDEST_VERSION = (7, 0)
 _ROUND_TRIPS = 50
 _CLOCK_OFF_S = 2.0
 _KEPT_MS = 10_000
-# What a script may not do is no NOPERM: Valkey and Redis 8 write it so, then Redis 7.
-_SCRIPT_DENIED = ("ACL failure in script", "The user executing the script can't")
 
 
 async def probe(settings: Settings) -> list[Finding]:
@@ -83,7 +84,7 @@ def _is_refusal(error: BaseException | None) -> bool:
 
 
 def _mend(error: ResponseError, rights: str) -> str:
-    if isinstance(error, NoPermissionError) or any(text in str(error) for text in _SCRIPT_DENIED):
+    if is_denied(error):
         return f"give the user: {rights}"
     return "this is not about rights: report it, with the version of the server"
 
@@ -100,7 +101,14 @@ class _Probe:
         info = await self._info()
         for finding in (*self._server(info), *self._memory(info)):
             yield finding
-        async for finding in self._permissions():
+        more: tuple[Trial, ...] = ()
+        if self._settings.rag_index == "vector-sets":
+            names = self._names.vectors(self._key)
+            finding = await find_vector_sets(self._client, names[0])
+            yield finding
+            if finding.verdict is Verdict.OK:
+                more = vector_trials(names, _KEPT_MS)
+        async for finding in self._permissions(more):
             yield finding
         yield await self._feed()
         yield await self._clock()
@@ -153,7 +161,7 @@ class _Probe:
         text = f"maxmemory-policy {policy} can evict epochs: whole namespaces would start anew"
         return [warning("memory", text, "set maxmemory-policy volatile-ttl (epochs live longest)")]
 
-    async def _permissions(self) -> AsyncIterator[Finding]:
+    async def _permissions(self, more: tuple[Trial, ...]) -> AsyncIterator[Finding]:
         names, channel = self._names, self._names.feed_channel
         entry, lease = names.entry(self._key), names.lease(self._key)
         epochs = names.epochs(self._namespace)
@@ -162,7 +170,7 @@ class _Probe:
         advance = scripts.advance_arguments(
             self._namespace, ("*",), after=0, retention_ms=kept, channel=channel
         )
-        trials: tuple[tuple[str, scripts.Script, tuple[str, ...], tuple[Any, ...]], ...] = (
+        trials: tuple[Trial, ...] = (
             ("lease", scripts.LOOKUP, (entry, lease), (token, kept, b"")),
             ("renew a lease", scripts.RENEW, (lease,), (token, kept)),
             ("release a lease", scripts.RELEASE, (lease,), (token, channel, quiet)),
@@ -174,6 +182,7 @@ class _Probe:
             ("store a row", scripts.PUT_ROW, rows, (b"x", b"x", kept, channel, quiet)),
             ("list rows", scripts.LIST_ROWS, rows, (0, 1)),
             ("read rows", scripts.READ_ROWS, rows, (b"x",)),
+            *more,
         )
         denied = 0
         for what, script, keys, args in trials:
@@ -211,6 +220,8 @@ class _Probe:
             "+del +unlink +setrange +pexpire +zscore +zadd +zrangebyscore +zremrangebyscore +time "
             "+hset +hdel +hmget +zrem +zscan +zmscore"
         )
+        if self._settings.rag_index == "vector-sets":
+            commands += f" {VECTOR_RIGHTS}"
         return f"~{prefix}:* &{prefix}:feed {commands}"
 
     async def _feed(self) -> Finding:

@@ -8,6 +8,10 @@ the year 2255, they are exact in Lua numbers and in sorted set scores.
 A partition's rows are a hash, digest to content, and a sorted set, digest to the time at which the
 row ends, in milliseconds since 1970 by Redis's clock.
 
+A partition's vectors are a vector set, digest to vector, and a sorted set of ends as above, whose
+member "!" is the latest tick of all vectors: where that is below the floor, all of them are dead.
+A vector without an end cannot be cleaned up: where the ends are lost, the vectors go as well.
+
 A namespace's epochs are a sorted set, tag to tick; the member "!" holds the clock.
 """
 
@@ -181,6 +185,58 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local contents = redis.call('HMGET', KEYS[1], unpack(ARGV))
 return {now, contents, redis.call('ZMSCORE', KEYS[2], unpack(ARGV))}
+""")
+
+_CLEAN_VECTORS = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local newest = redis.call('ZSCORE', KEYS[2], '!')
+if not newest or tonumber(newest) < tonumber(ARGV[1]) then
+  redis.call('UNLINK', KEYS[1], KEYS[2])
+end
+local over = redis.call(
+  'ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[2])
+for _, digest in ipairs(over) do
+  redis.call('VREM', KEYS[1], digest)
+  redis.call('ZREM', KEYS[2], digest)
+end
+"""
+
+PUT_VECTOR = Script(f"""
+-- KEYS: vectors, ends. ARGV: floor, how many of those that are over to remove at most, digest,
+-- vector, its tick, ms to live. Returns how many vectors there are.
+{_CLEAN_VECTORS}
+redis.call('VADD', KEYS[1], 'FP32', ARGV[4], ARGV[3], 'NOQUANT')
+redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[6]), ARGV[3])
+redis.call('ZADD', KEYS[2], 'GT', ARGV[5], '!')
+for _, key in ipairs(KEYS) do
+  if redis.call('PTTL', key) < tonumber(ARGV[6]) then
+    redis.call('PEXPIRE', key, ARGV[6])
+  end
+end
+return redis.call('VCARD', KEYS[1])
+""")
+
+TEND_VECTORS = Script(f"""
+-- KEYS: vectors, ends. ARGV: floor, how many of those that are over to remove at most.
+-- Returns {{how many vectors there are, their bytes (0: not known), how many were removed}}.
+{_CLEAN_VECTORS}
+local taken = redis.pcall('MEMORY', 'USAGE', KEYS[1])
+return {{redis.call('VCARD', KEYS[1]), type(taken) == 'number' and taken or 0, #over}}
+""")
+
+END_OF_VECTOR = Script("""
+-- KEYS: ends. ARGV: digest. Returns its end, or false.
+return redis.call('ZSCORE', KEYS[1], ARGV[1])
+""")
+
+DROP_VECTOR = Script("""
+-- KEYS: vectors, ends. ARGV: digest, end. Not if it was put again since that end was read.
+if redis.call('ZSCORE', KEYS[2], ARGV[1]) == ARGV[2] then
+  redis.call('VREM', KEYS[1], ARGV[1])
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
+return 1
 """)
 
 

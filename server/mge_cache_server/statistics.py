@@ -18,6 +18,27 @@ if TYPE_CHECKING:
     from mge_cache_server.batch_counts import BatcherStatistics
     from mge_cache_server.counts import Counts
 
+VECTOR_OPERATIONS: tuple[str, ...] = (
+    "search_vectors",
+    "put_vector",
+    "tend_vectors",
+    "drop_vector",
+)
+"""The operations on vector sets, which not every Redis has."""
+
+DEFERRED_OPERATIONS: tuple[str, ...] = (
+    "put_batch",
+    "name_batch",
+    "claim_batch",
+    "release_batch",
+    "read_batch",
+    "list_batches",
+    "end_batch",
+    "put_ticket",
+    "read_ticket",
+)
+"""Those on deferred batches."""
+
 STORE_OPERATIONS: tuple[str, ...] = (
     "lookup",
     "put",
@@ -28,15 +49,8 @@ STORE_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
-    "put_batch",
-    "name_batch",
-    "claim_batch",
-    "release_batch",
-    "read_batch",
-    "list_batches",
-    "end_batch",
-    "put_ticket",
-    "read_ticket",
+    *DEFERRED_OPERATIONS,
+    *VECTOR_OPERATIONS,
     "probe",
 )
 """The operations that are timed."""
@@ -51,15 +65,8 @@ ERROR_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
-    "put_batch",
-    "name_batch",
-    "claim_batch",
-    "release_batch",
-    "read_batch",
-    "list_batches",
-    "end_batch",
-    "put_ticket",
-    "read_ticket",
+    *DEFERRED_OPERATIONS,
+    *VECTOR_OPERATIONS,
     "feed",
     "decode",
 )
@@ -137,6 +144,7 @@ class LayerStatistics:
     cost_reduction: float
     saved_s: float
     unpriced_writes: int
+    computed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +161,7 @@ class L1Statistics:
 class RagIndexStatistics:
     """The search for similar queries, of all namespaces: see ``RAGIndexStats``."""
 
+    kind: str = "local"
     partitions: int = 0
     rows: int = 0
     size_bytes: int = 0
@@ -260,4 +269,5 @@ class Reporter:
             cost_reduction=counts.cost_reduction,
             saved_s=counts.saved_s,
             unpriced_writes=counts.unpriced_writes,
+            computed_s=counts.computed_s,
         )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mge_cache_server.config import Settings
+    from mge_cache_server.redis_store_vectors import RedisVectors
     from mge_cache_server.store import Store
 
 MEMORY_URL = "memory://"
@@ -26,6 +27,15 @@ def open_store(settings: Settings, *, observe: Callable[[str, float], None]) -> 
     from mge_cache_server.redis_store import RedisStore  # noqa: PLC0415 - not for memory://
 
     return RedisStore(settings, retention_s=retention, observe=observe)
+
+
+def vectors_of(store: Store) -> RedisVectors:
+    """Return the vector sets of a store on Redis (the settings allow them on no other)."""
+    from mge_cache_server.redis_store import RedisStore  # noqa: PLC0415
+
+    if not isinstance(store, RedisStore):
+        raise TypeError("only a store on Redis has vector sets")
+    return store.vectors
 
 
 def retention_s(settings: Settings) -> float:

@@ -8,37 +8,34 @@ moment (``expires_ms``), not after a time: however late the file is imported, no
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mge_cache_server import codec
+from mge_cache_server.codec import RecordError
 from mge_cache_server.epochs import NamespaceEpochs
 from mge_cache_server.errors import MgeError
-from mge_cache_server.jsonl import BadLines, FieldError, read_lines, write_body
-from mge_cache_server.keys import CONTROL_CHARACTERS, NAMESPACE_PATTERN, key_tag, model_tag
-from mge_cache_server.model import Answer, Entry, EntryKey, Usage
+from mge_cache_server.jsonl import BadLines, FieldError, read_lines
+from mge_cache_server.keys import NAMESPACE_PATTERN, PARTITION_TAGS, key_tag
+from mge_cache_server.model import EntryKey, RagEntry
+from mge_cache_server.rag_codec import pack_row
+from mge_cache_server.store import Row
+from mge_cache_server.transfer_lines import decode, encode, members_of, read_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
 
     from mge_cache_server.jsonl import Line
+    from mge_cache_server.model import AnyEntry
+    from mge_cache_server.redis_store_vectors import RedisVectors
     from mge_cache_server.store import Store
 
 FORMAT = "mge-cache/export"
 VERSION = 1
 _BATCH = 256
 _AT_ONCE = 16
-_USAGE = tuple(each.name for each in dataclasses.fields(Usage))
-_MEMBERS = frozenset(
-    {
-        *("key", "expires_ms", "created_ms", "tags", "model", "usage", "cost_usd", "compute_s"),
-        *("content_type", "answer", "answer_base64"),
-    }
-)
 
 
 class TransferError(MgeError):
@@ -107,14 +104,14 @@ async def _export_batch(
     epochs = await _read_epochs(store, namespace)  # after the records: it knows what ended them
     for digest, record, expires_s in batch:
         try:
-            entry = codec.decode(record)
-        except codec.RecordError:
+            entry = decode(record)
+        except RecordError:
             report.unreadable += 1
             continue
         if not epochs.admits(entry.tick, (*entry.tags, key_tag(digest))):
             report.invalidated += 1
             continue
-        write(_json(_members(digest, entry, expires_s)))
+        write(_json(members_of(digest, entry, expires_s)))
         report.exported += 1
 
 
@@ -124,22 +121,6 @@ async def _read_epochs(store: Store, namespace: str) -> NamespaceEpochs:
     epochs.clock = table.clock
     epochs.epochs = dict(table.epochs)
     return epochs
-
-
-def _members(digest: bytes, entry: Entry, expires_s: float) -> dict[str, object]:
-    answer = entry.answer
-    return {
-        "key": digest.hex(),
-        "expires_ms": int(expires_s * 1000),
-        "created_ms": entry.created_ms,
-        "tags": entry.tags,
-        "model": answer.model,
-        "usage": dataclasses.asdict(answer.usage),
-        "cost_usd": answer.cost_usd,
-        "compute_s": answer.compute_s,
-        "content_type": answer.content_type,
-        **write_body("answer", answer.body),
-    }
 
 
 def _json(members: dict[str, object]) -> str:
@@ -154,17 +135,19 @@ async def import_namespace(
     line_max_bytes: int,
     now_s: Callable[[], float],
     progress: Callable[[ImportReport, int], None],
+    vectors: RedisVectors | None = None,
 ) -> ImportReport:
     """Store the entries of a file in the namespace that they come from, as begun now.
 
     What is there already stays; so a second run adds what the first could not. ``progress`` gets
-    the bytes read. Raises TransferError for a file of another format or version, and StoreError.
+    the bytes read. Retrievals become similar hits by ``vectors`` if there are some, else by rows.
+    Raises TransferError for a file of another format or version, and StoreError.
     """
     report = ImportReport()
     lines = read_lines(file, line_max_bytes=line_max_bytes, bad=report.bad.add)
     report.namespace = _read_header(lines)
     epochs = await _read_epochs(store, report.namespace)
-    target = _Import(store, report, epochs, ttl_max_s, now_s)
+    target = _Import(store, report, epochs, ttl_max_s, now_s, vectors)
     while batch := list(itertools.islice(lines, _AT_ONCE)):
         if report.complete:
             report.bad.add(batch[0].number, FieldError("", "something follows the last line"))
@@ -193,62 +176,53 @@ class _Import:
     epochs: NamespaceEpochs
     ttl_max_s: float
     now_s: Callable[[], float]
+    vectors: RedisVectors | None
 
     async def take(self, line: Line) -> None:
         if line.members.get("end") is True:
             self.report.complete = True
             return
         try:
-            key, expires_ms, entry = self._parse(line)
+            digest, expires_ms, entry = read_entry(line, self.epochs.clock)
         except FieldError as error:
             self.report.bad.add(line.number, error)
             return
+        key = EntryKey(self.report.namespace, digest)
         remaining_s = min(expires_ms / 1000 - self.now_s(), self.ttl_max_s)
         if remaining_s <= 0:
             self.report.expired += 1
-        elif await self._is_present(key):
-            self.report.present += 1
-        else:
-            await self.store.put(key, codec.encode(entry), remaining_s)
+            return
+        present = await self._present(key)
+        if present is None:
+            await self.store.put(key, encode(entry), remaining_s)
             self.report.imported += 1
+        else:
+            entry, remaining_s = present
+            self.report.present += 1
+        if isinstance(entry, RagEntry):
+            # Of one that is there too: whoever broke off the last run may have missed its row.
+            await self._put_row(digest, entry, remaining_s)
 
-    async def _is_present(self, key: EntryKey) -> bool:
+    async def _present(self, key: EntryKey) -> tuple[AnyEntry, float] | None:
         found = await self.store.lookup(key)
         if found.record is None:
-            return False
+            return None
         try:
-            entry = codec.decode(found.record)
-        except codec.RecordError:
-            return False
-        return self.epochs.admits(entry.tick, (*entry.tags, key_tag(key.digest)))
+            entry = decode(found.record)
+        except RecordError:
+            return None
+        valid = self.epochs.admits(entry.tick, (*entry.tags, key_tag(key.digest)))
+        return (entry, found.remaining_s) if valid else None
 
-    def _parse(self, line: Line) -> tuple[EntryKey, int, Entry]:
-        line.only(_MEMBERS)
-        try:
-            digest = bytes.fromhex(line.text("key"))
-        except ValueError:
-            digest = b""
-        if len(digest) != 32:  # noqa: PLR2004 (of a SHA-256)
-            raise FieldError("key", "must be 64 hexadecimal digits")
-        answer = Answer(
-            body=line.body("answer"),
-            content_type=_name("content_type", line.text("content_type", "")),
-            model=_name("model", line.text("model")),
-            usage=Usage(**line.counts("usage", _USAGE)),
-            cost_usd=line.amount("cost_usd") or 0.0,
-            compute_s=line.amount("compute_s") or 0.0,
+    async def _put_row(self, digest: bytes, entry: RagEntry, remaining_s: float) -> None:
+        partition = EntryKey(self.report.namespace, entry.partition)
+        vector = entry.answer.embedding
+        if self.vectors is None:
+            row = Row(digest, pack_row(entry.tick, vector), remaining_s)
+            await self.store.put_row(partition, row)
+            return
+        shared = [tag for tag in entry.tags if tag.startswith(PARTITION_TAGS)]
+        floor = self.epochs.floor(shared)
+        await self.vectors.put(
+            partition, digest, vector, tick=entry.tick, floor=floor, ttl_s=remaining_s
         )
-        tags = (_name("tags", tag) for tag in line.texts("tags"))
-        entry = Entry(
-            answer=answer,
-            tick=self.epochs.clock,
-            created_ms=line.count("created_ms"),
-            tags=tuple(dict.fromkeys((key_tag(digest), model_tag(answer.model), *tags))),
-        )
-        return EntryKey(self.report.namespace, digest), line.count("expires_ms"), entry
-
-
-def _name(field: str, text: str) -> str:
-    if CONTROL_CHARACTERS.search(text):
-        raise FieldError(field, "must not contain control characters")
-    return text

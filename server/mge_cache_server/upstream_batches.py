@@ -125,7 +125,7 @@ class UpstreamBatches:
             BatchSeen(
                 batch_id=each.id,
                 created_s=_seconds(each.created_at),
-                size=sum(each.request_counts.to_dict().values()),
+                size=_size(each.request_counts),
                 ended=each.processing_status == "ended",
             )
             for each in page.data
@@ -164,6 +164,11 @@ def _usage(usage: Any) -> Usage:
         usage.cache_read_input_tokens or 0,
         usage.cache_creation_input_tokens or 0,
     )
+
+
+def _size(counts: Any) -> int:
+    over: int = counts.canceled + counts.errored + counts.expired + counts.succeeded
+    return over + int(counts.processing)
 
 
 def _seconds(moment: datetime) -> float:

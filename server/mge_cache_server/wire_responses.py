@@ -138,6 +138,7 @@ def stats_response(statistics: Statistics) -> pb.StatsResponse:
             rows_left_out=index.left_out,
             reranked_hits=index.reranked_hits,
             certified_hits=index.certified_hits,
+            kind=index.kind,
         ),
         batcher=_batcher_stats(statistics.batcher),
     )
@@ -190,6 +191,7 @@ def _layer_stats(layer: LayerStatistics) -> pb.LayerStats:
         cost_reduction=layer.cost_reduction,
         saved_seconds=layer.saved_s,
         unpriced_writes=layer.unpriced_writes,
+        computed_seconds=layer.computed_s,
     )
 
 

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.bench import servers
+from tests.bench.dropin import measure_dropin
 from tests.bench.measure import LoadError
 from tests.bench.processes import StartError
 from tests.bench.profile import profile_hits
 from tests.bench.report import Report, as_json, show
+from tests.bench.retrievers import measure_retrievers, show_retrievers
 from tests.bench.running import INTERRUPTED, StoppedError, run
 from tests.bench.scale import NotInvalidatedError, measure_entries, measure_starts
 from tests.bench.speed import Results, Servers, measure
@@ -72,6 +74,8 @@ async def _measure(folder: Path, options: argparse.Namespace, console: Console) 
             progress("starting sidecars")
             starts = await measure_starts(folder, redis_socket, repeats=min(5, options.rounds))
             results = await _speed(folder, redis_socket, options, progress)
+            progress("the drop-in for Anthropic's SDK")
+            dropins = await measure_dropin(folder, redis_socket, rounds=options.rounds)
         progress(f"storing {options.entries:,} entries")
         footprint, invalidations = await measure_entries(folder, entries=options.entries)
     return Report(
@@ -79,6 +83,7 @@ async def _measure(folder: Path, options: argparse.Namespace, console: Console) 
         starts,
         footprint,
         invalidations,
+        dropins,
         targets(results, starts, footprint, invalidations),
         rounds=options.rounds,
         round_s=options.round_s,
@@ -125,6 +130,7 @@ def main() -> int:
                 console.out(run(_profile(Path(name), options)), highlight=False)
                 return 0
             report = run(_measure(Path(name), options, console))
+            retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
     except StoppedError as error:
         console.print(str(error))
         return INTERRUPTED
@@ -132,8 +138,10 @@ def main() -> int:
         console.print(str(error), style="red", markup=False)
         return 1
     show(report, console)
+    show_retrievers(retrievers, console)
     if options.json is not None:
-        options.json.write_text(json.dumps(as_json(report), indent=2) + "\n")
+        figures = as_json(report) | {"retrievers_p50_s": retrievers.p50_s}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
 

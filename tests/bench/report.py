@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from tests.bench import dropin
 from tests.bench.measure import Spread, spread
 from tests.bench.speed import NAMES, RAW
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tests.bench.dropin import DropIn
     from tests.bench.scale import Footprint, Invalidations, Starts
     from tests.bench.speed import Results
     from tests.bench.targets import Target
@@ -32,6 +34,7 @@ class Report:
     starts: Starts
     footprint: Footprint
     invalidations: Invalidations
+    dropins: list[DropIn]
     targets: list[Target]
     rounds: int
     round_s: float
@@ -43,6 +46,7 @@ def show(report: Report, console: Console) -> None:
     """Print all tables."""
     console.print(_speed(report))
     console.print(_scale(report))
+    console.print(dropin.table(report.dropins))
     console.print(_targets(report))
     if report.load_before > _BUSY:
         console.print(
@@ -74,6 +78,7 @@ def as_json(report: Report) -> dict[str, object]:
         "starts": asdict(report.starts),
         "footprint": asdict(report.footprint),
         "invalidations": asdict(report.invalidations),
+        "dropins": dropin.as_json(report.dropins),
         "targets": [asdict(target) | {"verdict": target.verdict} for target in report.targets],
     }
 

@@ -16,7 +16,7 @@ from mge_cache_server.embedded import find_binary
 from tests.bench.processes import Process, StartError, python, ready
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
 _START_S = 20.0
@@ -77,7 +77,11 @@ async def echo(folder: Path) -> AsyncIterator[Server]:
 
 @contextlib.asynccontextmanager
 async def sidecar(
-    folder: Path, name: str, *options: str, profile: Path | None = None
+    folder: Path,
+    name: str,
+    *options: str,
+    profile: Path | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Server]:
     """Run ``mge-cache serve`` with more options; under cProfile if ``profile`` names a file."""
     socket = folder / f"{name}.sock"
@@ -85,8 +89,8 @@ async def sidecar(
     command = python("mge_cache_server", *serve)
     if profile is not None:
         command = python("cProfile", "-o", str(profile), "-m", "mge_cache_server", *serve)
-    environment = {"MGE_CACHE_LOG_LEVEL": "warning"}
-    process = Process(command, log=folder / f"{name}.log", environment=environment)
+    variables = {"MGE_CACHE_LOG_LEVEL": "warning", **(environment or {})}
+    process = Process(command, log=folder / f"{name}.log", environment=variables)
     async with _serving(process, socket) as server:
         yield server
 

@@ -57,7 +57,7 @@ _PATIENT = Timeouts(get_s=5.0, set_s=5.0, stats_s=5.0)
 
 
 @contextlib.asynccontextmanager
-async def _messages_server(folder: Path, delay: float) -> AsyncIterator[str]:
+async def messages_server(folder: Path, delay: float) -> AsyncIterator[str]:
     """Run the Messages server; yields its base URL."""
     command = python("tests.messages_server", "--delay", str(delay))
     process = Process(command, log=folder / "messages.log")
@@ -79,7 +79,7 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
             calls=options.calls, texts=len(texts), exponent=options.zipf, seed=options.seed
         )
     async with (
-        _messages_server(folder, options.delay) as base_url,
+        messages_server(folder, options.delay) as base_url,
         servers.sidecar(
             folder, "sidecar", "--data-dir", str(folder / "data"), "--rag-store-texts"
         ) as sidecar,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.servers.fixtures import SERVER_KINDS
+from tests.servers.fixtures import SERVER_KINDS, VECTOR_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,6 +99,44 @@ async def test_the_rights_that_doctor_advises_are_enough(
     code, findings = await doctor(*FREE, *where, MGE_CACHE_REDIS_PASSWORD="pw")
     assert [each for each in findings if each["verdict"] == "problem"] == []
     assert code == 0
+
+
+VECTOR_SETS = ("--rag-index", "vector-sets")
+
+
+@pytest.mark.parametrize("kind", VECTOR_KINDS)
+async def test_vector_sets_where_there_are_some(kind: str, servers: Any, key_prefix: str) -> None:
+    where = ("--redis-url", servers.url(kind), "--key-prefix", key_prefix)
+    code, findings = await doctor(*FREE, "--store-timeout", "2s", *where, *VECTOR_SETS)
+    assert (code, [each for each in findings if each["verdict"] == "problem"]) == (0, [])
+    assert of(findings, "vector sets", "ok")
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis7", "cluster"])
+async def test_vector_sets_where_there_are_none(kind: str, servers: Any, key_prefix: str) -> None:
+    where = ("--redis-url", servers.url(kind), "--key-prefix", key_prefix)
+    code, findings = await doctor(*FREE, "--store-timeout", "2s", *where, *VECTOR_SETS)
+    assert code == 1
+    assert of(findings, "vector sets", "problem") == ["the server has no vector sets"]
+    assert of(findings, "permissions", "ok")
+
+
+async def test_a_user_who_may_not_use_vector_sets(
+    own_server: Callable[..., Any], key_prefix: str
+) -> None:
+    server = own_server("redis8")
+    server.execute("ACL", "SETUSER", "app", "on", ">pw", "+ping", f"~{key_prefix}:*")
+    where = ("--redis-url", server.unix_url, "--redis-username", "app", "--key-prefix", key_prefix)
+    code, findings = await doctor(*FREE, *where, *VECTOR_SETS, MGE_CACHE_REDIS_PASSWORD="pw")
+    assert code == 1
+    [advice] = [each["mend"] for each in findings if each["what"] == "vector sets"]
+    server.execute("ACL", "SETUSER", "app", *advice.removeprefix("allow ").split())
+    _, findings = await doctor(*FREE, *where, *VECTOR_SETS, MGE_CACHE_REDIS_PASSWORD="pw")
+    assert of(findings, "vector sets", "ok")
+    advice = next(each["mend"] for each in findings if each["what"] == "permissions")
+    server.execute("ACL", "SETUSER", "app", *advice.removeprefix("give the user: ").split())
+    code, findings = await doctor(*FREE, *where, *VECTOR_SETS, MGE_CACHE_REDIS_PASSWORD="pw")
+    assert (code, [each for each in findings if each["verdict"] == "problem"]) == (0, [])
 
 
 async def test_rights_are_not_blamed_for_other_errors(

@@ -1,4 +1,4 @@
-"""Retrievals shared by three sidecars on one Valkey."""
+"""Retrievals shared by three sidecars on one store, with either index."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import asyncio
 import random
 import struct
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 from mge_cache.v1 import cache_service_pb2 as pb
+from tests.e2e.commands import command
 from tests.e2e.test_invalidation import PATIENT, feeds_are_live
+from tests.servers.fixtures import VECTOR_KINDS
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 DIMENSION = 384
 SEEN_WITHIN_S = 0.1
+VECTOR_SETS = ("--rag-index", "vector-sets")
 TRIES = 10
 
 
@@ -63,12 +66,28 @@ async def found(sidecar: Sidecar, seed: int) -> None:
     await eventually(lambda: is_similar(sidecar, seed))
 
 
+class Place(NamedTuple):
+    """A store that the sidecars share, and their options."""
+
+    url: str
+    options: tuple[str, ...]
+
+
+@pytest.fixture(
+    params=["valkey9 local", "cluster local", *(f"{x} vector-sets" for x in VECTOR_KINDS)]
+)
+def place(request: pytest.FixtureRequest, servers: Servers, key_prefix: str) -> Place:
+    """An empty store, and an index."""
+    kind, index = request.param.split()
+    options = (*PATIENT, "--key-prefix", key_prefix, "--rag-index", index)
+    return Place(servers.url(kind), options)
+
+
 @pytest.fixture
-async def three(launch: Launch, servers: Servers, key_prefix: str) -> list[Sidecar]:
+async def three(launch: Launch, place: Place) -> list[Sidecar]:
     """Sidecars with live feeds, which have loaded the partition."""
-    options = (*PATIENT, "--key-prefix", key_prefix)
-    url = servers.url("valkey9")
-    sidecars = list(await asyncio.gather(*(launch(url, options=options) for _ in range(3))))
+    starting = (launch(place.url, options=place.options) for _ in range(3))
+    sidecars = list(await asyncio.gather(*starting))
     await eventually(lambda: feeds_are_live(sidecars))
     for sidecar in sidecars:
         assert (await near(sidecar, 0)).HasField("miss")
@@ -108,12 +127,12 @@ async def test_an_invalidated_document_is_gone_everywhere(three: list[Sidecar]) 
 
 
 async def test_a_new_sidecar_loads_what_the_others_stored(
-    three: list[Sidecar], launch: Launch, servers: Servers, key_prefix: str
+    three: list[Sidecar], launch: Launch, place: Place
 ) -> None:
     for seed in range(200):
         await store(three[seed % 3], seed)
     await three[0].stub.Invalidate(pb.InvalidateRequest(namespace="ns", document="doc 7"))
-    late = await launch(servers.url("valkey9"), options=(*PATIENT, "--key-prefix", key_prefix))
+    late = await launch(place.url, options=place.options)
     started_s = time.perf_counter()
     await near(late, 0)
     assert time.perf_counter() - started_s < 1.0  # it does not wait for the rows
@@ -151,3 +170,51 @@ async def test_similar_hits_go_on_from_memory_without_the_store(
     await eventually(lambda: feeds_are_live([sidecar]))
     assert (await store(sidecar, 3)).status == pb.SET_STATUS_STORED
     assert await is_similar(sidecar, 3)
+
+
+async def test_with_vector_sets_only_the_same_query_is_found_without_the_store(
+    launch: Launch, own_server: Callable[..., RedisServer], key_prefix: str
+) -> None:
+    server = own_server("redis8")
+    options = ("--key-prefix", key_prefix, "--rag-index", "vector-sets")
+    sidecar = await launch(server.url, options=options)
+    await eventually(lambda: feeds_are_live([sidecar]))
+    await store(sidecar, 1)
+    assert await is_similar(sidecar, 1)
+    server.stop()
+    assert (await near(sidecar, 1)).miss.degraded
+    same = pb.QueryRAGRequest(identity=identity(1), top_k=1)
+    exact = (await sidecar.stub.QueryRAG(same)).hit
+    assert (exact.kind, exact.layer) == (pb.RAG_HIT_KIND_EXACT, pb.HIT_LAYER_L1)
+    assert (await store(sidecar, 2)).status == pb.SET_STATUS_KEPT_LOCALLY
+    stats = await sidecar.stub.Stats(pb.StatsRequest())
+    errors = {each.cache_layer: each.errors_by_operation for each in stats.layers}
+    assert errors["rag"]["search_vectors"] > 0
+    server.start()
+    await eventually(lambda: feeds_are_live([sidecar]))
+    assert await is_similar(sidecar, 1)
+    assert (await store(sidecar, 3)).status == pb.SET_STATUS_STORED
+    assert await is_similar(sidecar, 3)
+    shown = await command("stats", target=sidecar)
+    assert "2 in 1 partitions" in shown.out
+    assert "in the store" in shown.out
+
+
+@pytest.mark.parametrize("kind", ["valkey9", "redis7", "cluster"])
+async def test_a_server_without_vector_sets_is_refused(
+    kind: str, servers: Servers, key_prefix: str
+) -> None:
+    where = ("--redis-url", servers.url(kind), "--key-prefix", key_prefix)
+    refused = await command(
+        *("serve", "--listen", "127.0.0.1:0", "--http-listen", ""), *where, *VECTOR_SETS
+    )
+    assert refused.code == 1
+    told = [line for line in refused.err.splitlines() if line.startswith("mge-cache: ")]
+    assert told == ["mge-cache: the server has no vector sets: use Redis 8, or --rag-index local"]
+
+
+@pytest.mark.parametrize("url", ["memory://", ""])
+async def test_vector_sets_need_a_redis(url: str) -> None:
+    refused = await command("serve", "--redis-url", url, *VECTOR_SETS)
+    assert refused.code == 2
+    assert "--rag-index: vector-sets needs a Redis 8 in --redis-url" in refused.err

@@ -62,22 +62,34 @@ def redis_url(servers: Servers) -> str:
 
 
 @pytest.fixture
-async def sidecar(launch: Launch, redis_url: str, key_prefix: str) -> Sidecar:
+async def sidecar(
+    launch: Launch, redis_url: str, key_prefix: str, anthropic_settings: dict[str, str]
+) -> Sidecar:
     options = ("--key-prefix", key_prefix, "--store-timeout", "10s")
-    return await launch(redis_url, options=options, tcp=True)
+    return await launch(redis_url, options=options, tcp=True, environment=anthropic_settings)
 
 
 async def test_the_python_examples(sidecar: Sidecar, tmp_path: Path) -> None:
     where = {"MGE_CACHE_TARGET": sidecar.targets[1]}
-    examples = dict(zip(blocks("python"), ("Paris.\n", "['faq-17']\n"), strict=True))
-    for example, printed in examples.items():
+    computed, retrieved, generated = blocks("python")
+    for example, printed in ((computed, "Paris.\n"), (retrieved, "['faq-17']\n")):
         (tmp_path / "example.py").write_text(example)
         for _ in range(2):
             assert await run("example.py", cwd=tmp_path, settings=where) == (0, printed)
+    (tmp_path / "example.py").write_text(generated)
+    (code, asked), (again, cached) = [
+        await run("example.py", cwd=tmp_path, settings=where) for _ in range(2)
+    ]
+    assert (code, again) == (0, 0), asked + cached
+    text, _, summary = asked.rpartition("\n")[0].rpartition("\n")
+    assert (text[:5], summary[:11]) == ("This ", "upstream: $")
+    assert cached == f"{text}\ncache: $0.000000\n"
     stats = await sidecar.stub.Stats(pb.StatsRequest())
     llm, rag = stats.layers[0], stats.layers[1]
-    assert (llm.total_misses, llm.total_hits) == (rag.total_misses, rag.total_hits) == (1, 1)
-    assert llm.saved_usd == llm.spent_usd > 0
+    assert (rag.total_misses, rag.total_hits) == (1, 1)
+    assert (llm.total_misses, llm.total_hits) == (2, 2)
+    assert llm.saved_usd == pytest.approx(llm.spent_usd)
+    assert llm.spent_usd > 0
 
 
 async def test_each_command(

@@ -9,12 +9,16 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import socket
 import sys
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from tests.messages_server.app import MessagesServer
+from tests.messages_server.listening import listen
+
+if TYPE_CHECKING:
+    import socket
 
 
 async def _serve(listener: socket.socket, delay: float) -> None:
@@ -40,7 +44,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (0: any free)")
     parser.add_argument("--delay", type=float, default=1.0, help="scale of the delays (0: none)")
     options = parser.parse_args()
-    listener = socket.create_server(("127.0.0.1", options.port), backlog=1024)
+    listener = listen(options.port)
     host, port = listener.getsockname()
     sys.stdout.write(f"http://{host}:{port}\n")
     sys.stdout.flush()

@@ -1,10 +1,15 @@
-"""The HTTP side: ``POST /v1/messages``, and ``GET /served`` for what was served and billed."""
+"""The HTTP side: ``POST /v1/messages``, and ``GET /served`` for what was served and billed.
+
+The same under the paths of Bedrock and Vertex, which name the model in the path.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
+import threading
+from collections import deque
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +17,18 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from tests.messages_server import aws
 from tests.messages_server.answers import (
     PRICES_USD_PER_MILLION,
     Reply,
     bill_usd,
     reply_to,
 )
+from tests.messages_server.scenes import Scene, scene_of
+from tests.messages_server.streaming import events_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from starlette.datastructures import Headers
     from starlette.requests import Request
@@ -38,13 +46,23 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A request that came in."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
-    """A valid request."""
+    """A valid request. ``aws``: its stream is to be an AWS event stream."""
 
     model: str
     max_tokens: int
     texts: list[str]
     stream: bool
+    aws: bool
 
 
 class _RejectedError(Exception):
@@ -56,19 +74,36 @@ class _RejectedError(Exception):
         self.kind = kind
 
 
+class _CutError(Exception):
+    """The connection is to be cut."""
+
+
+_KINDS = {400: "invalid_request_error", 429: "rate_limit_error", 529: "overloaded_error"}
+_GATE_POLL_S = 0.005
+
+
 class MessagesServer:
-    """The handlers. One event loop."""
+    """The handlers. One event loop; ``gate`` and ``seen`` are for any thread."""
 
     def __init__(self, *, delay: float) -> None:
         self._delay = delay
         self._served = Served()
         self._numbers = itertools.count(1)
+        self._failed_before: set[str] = set()
+        self.gate = threading.Event()
+        self.seen: deque[Seen] = deque(maxlen=1000)
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
         return Starlette(
             routes=[
                 Route("/v1/messages", self._messages, methods=["POST"]),
+                Route("/model/{model}/{verb}", self._messages, methods=["POST"]),
+                Route(
+                    "/projects/{p}/locations/{l}/publishers/anthropic/models/{model}",
+                    self._messages,
+                    methods=["POST"],
+                ),
                 Route("/served", self._report, methods=["GET"]),
             ]
         )
@@ -76,8 +111,11 @@ class MessagesServer:
     async def _messages(self, request: Request) -> Response:
         number = next(self._numbers)
         headers = {"request-id": f"req_local_{number:08d}"}
+        raw = await request.body()
+        self.seen.append(Seen(request.url.path, dict(request.headers), raw))
         try:
-            order = _parse(request.headers, await request.body())
+            order = _parse(request.headers, raw, request.path_params)
+            scene = self._scene(order)
         except _RejectedError as error:
             detail = {"type": error.kind, "message": str(error)}
             body = {"type": "error", "error": detail, "request_id": headers["request-id"]}
@@ -85,35 +123,56 @@ class MessagesServer:
         reply = reply_to(
             order.texts, model=order.model, max_tokens=order.max_tokens, delay=self._delay
         )
-        identifier = f"msg_local_{number:08d}"
+        message = _message(order, reply, f"msg_local_{number:08d}", scene)
         if order.stream:
-            events = self._stream(order, reply, identifier)
-            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+            events = self._stream(order, reply, message, scene)
+            kind = "application/vnd.amazon.eventstream" if order.aws else "text/event-stream"
+            return StreamingResponse(events, media_type=kind, headers=headers)
+        if scene is not None and scene.gated:
+            await self._gate_open()
         await asyncio.sleep(reply.duration_s)
         self._count(order, reply)
-        message = _message(order, reply, identifier)
         return JSONResponse(message, headers=headers)
 
-    async def _stream(self, order: Order, reply: Reply, identifier: str) -> AsyncIterator[bytes]:
-        start = _message(order, reply, identifier)
-        stop_reason = start["stop_reason"]
-        start |= {"content": [], "stop_reason": None, "usage": _usage(reply, output_tokens=1)}
+    def _scene(self, order: Order) -> Scene | None:
+        try:
+            scene = scene_of(order.texts[-1])
+        except KeyError as error:
+            raise _RejectedError(400, "invalid_request_error", f"no scene {error}") from error
+        if scene is None or scene.status == 200:
+            return scene
+        known = order.texts[-1] in self._failed_before
+        self._failed_before.add(order.texts[-1])
+        if scene.fails_first and known:
+            return scene
+        raise _RejectedError(scene.status, _KINDS.get(scene.status, "api_error"), "as asked for")
+
+    async def _stream(
+        self, order: Order, reply: Reply, message: dict[str, Any], scene: Scene | None
+    ) -> AsyncIterator[bytes]:
+        write = aws.message if order.aws else _sse
         await asyncio.sleep(reply.first_token_s)
-        yield _event("message_start", message=start)
-        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
-        for token in reply.tokens:
-            await asyncio.sleep(reply.token_s)
-            yield _event(
-                "content_block_delta", index=0, delta={"type": "text_delta", "text": token}
-            )
-        yield _event("content_block_stop", index=0)
-        self._count(order, reply)
-        yield _event(
-            "message_delta",
-            delta={"stop_reason": stop_reason, "stop_sequence": None},
-            usage={"output_tokens": reply.output_tokens},
-        )
-        yield _event("message_stop")
+        deltas = 0
+        for event in _token_events(message, reply) if scene is None else events_of(message):
+            if event["type"] == "content_block_delta":
+                await asyncio.sleep(reply.token_s)
+                deltas += 1
+            if event["type"] == "message_delta":
+                self._count(order, reply)
+            yield write(json.dumps(event))
+            if scene is not None and deltas == 1:
+                if scene.gated:
+                    await self._gate_open()
+                if scene.breaks == "cut":
+                    raise _CutError
+                if scene.breaks == "error":
+                    detail = {"type": "overloaded_error", "message": "as asked for"}
+                    yield write(json.dumps({"type": "error", "error": detail}))
+                    return
+
+    async def _gate_open(self) -> None:
+        while not self.gate.is_set():  # noqa: ASYNC110 - any thread may open it
+            await asyncio.sleep(_GATE_POLL_S)
 
     async def _report(self, _: Request) -> Response:
         return JSONResponse(asdict(self._served))
@@ -125,8 +184,8 @@ class MessagesServer:
         self._served.billed_usd += bill_usd(order.model, reply.input_tokens, reply.output_tokens)
 
 
-def _parse(headers: Headers, raw: bytes) -> Order:
-    if not (headers.get("x-api-key") or headers.get("authorization", "").startswith("Bearer ")):
+def _parse(headers: Headers, raw: bytes, path: dict[str, str]) -> Order:
+    if not (headers.get("x-api-key") or headers.get("authorization")):
         raise _RejectedError(401, "authentication_error", "an API key is required")
     try:
         body = json.loads(raw)
@@ -135,7 +194,9 @@ def _parse(headers: Headers, raw: bytes) -> Order:
     if not isinstance(body, dict):
         raise _RejectedError(400, "invalid_request_error", "the body is not an object")
     model, max_tokens, messages = body.get("model"), body.get("max_tokens"), body.get("messages")
-    if not isinstance(model, str) or model not in PRICES_USD_PER_MILLION:
+    model, _, verb = path.get("model", str(model)).partition(":")
+    verb = path.get("verb", verb)
+    if model not in PRICES_USD_PER_MILLION:
         raise _RejectedError(404, "not_found_error", f"model: {model}")
     if not isinstance(max_tokens, int) or max_tokens < 1:
         raise _RejectedError(400, "invalid_request_error", "max_tokens: must be at least 1")
@@ -146,7 +207,8 @@ def _parse(headers: Headers, raw: bytes) -> Order:
         _text_of(message.get("content") if isinstance(message, dict) else None)
         for message in messages
     ]
-    return Order(model, max_tokens, texts, stream=body.get("stream") is True)
+    is_aws = verb == "invoke-with-response-stream"
+    return Order(model, max_tokens, texts, stream=is_aws or body.get("stream") is True, aws=is_aws)
 
 
 def _text_of(content: object) -> str:
@@ -168,18 +230,34 @@ def _usage(reply: Reply, *, output_tokens: int) -> dict[str, int]:
     }
 
 
-def _message(order: Order, reply: Reply, identifier: str) -> dict[str, Any]:
-    return {
+def _message(order: Order, reply: Reply, identifier: str, scene: Scene | None) -> dict[str, Any]:
+    message = {
         "id": identifier,
         "type": "message",
         "role": "assistant",
         "model": order.model,
-        "content": [{"type": "text", "text": reply.text}],
+        "content": [{"type": "text", "text": reply.text, "citations": None}],
         "stop_reason": "max_tokens" if reply.cut else "end_turn",
         "stop_sequence": None,
         "usage": _usage(reply, output_tokens=reply.output_tokens),
     }
+    if scene is not None:
+        stop = {"stop_reason": scene.stop_reason, "stop_sequence": scene.stop_sequence}
+        message |= {"content": scene.content, **stop, **scene.extra}
+    return message
 
 
-def _event(kind: str, **fields: object) -> bytes:
-    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
+def _token_events(message: dict[str, Any], reply: Reply) -> Iterator[dict[str, Any]]:
+    """Yield the events of a text, a token each."""
+    for event in events_of(
+        {**message, "content": [{"type": "text", "text": "", "citations": None}]}
+    ):
+        if event["type"] == "content_block_stop":
+            for token in reply.tokens:
+                delta = {"type": "text_delta", "text": token}
+                yield {"type": "content_block_delta", "index": 0, "delta": delta}
+        yield event
+
+
+def _sse(event: str) -> bytes:
+    return f"event: {json.loads(event)['type']}\ndata: {event}\n\n".encode()

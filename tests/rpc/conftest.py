@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ class Serve:
         self.target = ""
         """Where the latest one listens."""
         self._stack = stack
-        self._running: list[app.App] = []
+        self._latest: app.App | None = None
+        self._stopped: list[app.App] = []
 
     async def __call__(self, **settings: Any) -> CacheServiceAsyncStub:
         """Start one and return a stub of it: in memory, unless fields of Settings say otherwise."""
@@ -43,33 +45,44 @@ class Serve:
         }
         sidecar = app.build(Settings(**{**usual, **settings}))
         await sidecar.start()
+        self._latest = sidecar
         self._stack.push_async_callback(self._stop, sidecar)
-        self._running.append(sidecar)
         [self.target] = sidecar.targets
         unlimited = [(f"grpc.max_{way}_message_length", -1) for way in ("send", "receive")]
         channel = grpc.aio.insecure_channel(self.target, options=unlimited)
         self._stack.push_async_callback(channel.close, None)
         return CacheServiceStub(channel)
 
-    async def stop_latest(self) -> None:
-        """Stop the latest one before the end of the test."""
-        await self._stop(self._running[-1])
+    def stop(self) -> asyncio.Future[None]:
+        """Stop the latest one."""
+        assert self._latest is not None
+        return asyncio.ensure_future(self._stop(self._latest))
 
     async def _stop(self, sidecar: app.App) -> None:
-        if sidecar in self._running:
-            self._running.remove(sidecar)
+        if sidecar not in self._stopped:
+            self._stopped.append(sidecar)
             await sidecar.stop()
 
 
 @pytest.fixture(params=["memory", "valkey9"])
 def store_settings(request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
     """Settings of an empty store."""
-    if request.param == "memory":
+    return settings_of(request.param, request, key_prefix)
+
+
+def settings_of(kind: str, request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
+    """Make the settings of an empty store: "memory", or a kind of server, or "KIND vector-sets"."""
+    if kind == "memory":
         return {"redis_url": "memory://"}
+    server, _, index = kind.partition(" ")
     servers: Servers = request.getfixturevalue("servers")
     # A deadline that a busy machine keeps: faults are tests/e2e's business.
-    url = servers.url(request.param)
-    return {"redis_url": url, "key_prefix": key_prefix, "store_timeout_s": 10.0}
+    return {
+        "redis_url": servers.url(server),
+        "key_prefix": key_prefix,
+        "store_timeout_s": 10.0,
+        "rag_index": index or "local",
+    }
 
 
 @pytest.fixture

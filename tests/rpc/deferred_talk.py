@@ -11,7 +11,7 @@ from tests.rpc.talk import Talk, identity
 if TYPE_CHECKING:
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
-COST_USD = (TOKENS_IN * 3 + TOKENS_OUT * 15) / 1e6 / 2
+COST_USD = (TOKENS_IN * 2 + TOKENS_OUT * 10) / 1e6 / 2
 AT_ONCE: dict[str, Any] = {"deferred_window_s": 0.0, "deferred_poll_s": 0.05}
 DEFERRED = pb.STRATEGY_DEFERRED
 NOT_FOUND, DEADLINE, UNAVAILABLE, INVALID = 5, 4, 14, 3

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TOKENS_IN = 11
 TOKENS_OUT = 7
+_PATIENCE_S = 30.0
+"""A call that has not come by then never will."""
 
 
 class _BrokenError(Exception):
@@ -58,8 +60,13 @@ class Call:
             "cache_creation_input_tokens": cache_write,
         }
         message = {
-            "id": "msg_1", "type": "message", "role": "assistant", "content": [],
-            "model": self.body["model"], "stop_reason": None, "stop_sequence": None,
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": self.body["model"],
+            "stop_reason": None,
+            "stop_sequence": None,
             "usage": usage,
         }
         self._response.set_result(StreamingResponse(self._stream(), media_type="text/event-stream"))
@@ -83,6 +90,20 @@ class Call:
         self.begin()
         self.say(text)
         self.end(stop_reason)
+
+    def answer_whole(self, text: str) -> None:
+        """Answer a call that wants no stream."""
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": self.body["model"],
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": TOKENS_IN, "output_tokens": TOKENS_OUT},
+        }
+        self._response.set_result(JSONResponse(message))
 
     def refuse(self, status: int, kind: str, **headers: str) -> None:
         """Answer with an error; ``retry_after`` is the header of that name."""
@@ -131,7 +152,8 @@ class ScriptedUpstream:
 
     async def call(self) -> Call:
         """Take the next call."""
-        return await self._waiting.get()
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._waiting.get()
 
     async def batch(self, size: int) -> dict[str, Call]:
         """Take so many calls, by their prompts: those of a batch come in any order."""

@@ -156,11 +156,30 @@ class SidecarDouble(CacheServiceServicer):
     ) -> pb.StatsResponse:
         await self._misbehave("Stats", context)
         layer = pb.LayerStats(cache_layer="llm", total_hits=3, errors_by_operation={"lookup": 2})
+        layer.spent_usd, layer.saved_usd = 3.0, 1.0
+        layer.computed_seconds, layer.saved_seconds = 60.0, 40.0
         return pb.StatsResponse(
             layers=[layer],
+            combined_hit_rate=0.75,
             l1=pb.L1Stats(bytes=5),
             store=pb.StoreStats(kind="memory", available=True),
-            rag_index=pb.RAGIndexStats(partitions=1, rows=2, bytes=3, max_bytes=4, rows_left_out=5),
+            rag_index=pb.RAGIndexStats(
+                partitions=1, rows=2, bytes=3, max_bytes=4, rows_left_out=5, kind="local"
+            ),
+            batcher=pb.BatcherStats(
+                batches=4,
+                requests=10,
+                mean_size=2.5,
+                batches_by_strategy={"merge": 3, "fan_out": 1, "deferred": 0},
+                asked_alone=1,
+                rejected=2,
+                queued=3,
+                queue_max=100,
+                upstream_calls={"ok": 5, "rate_limited": 1},
+                upstream_in_flight=6,
+                upstream_limit=8,
+                upstream_breaker_open=True,
+            ),
             unpriced_models=[request.namespace],
         )
 

@@ -11,7 +11,12 @@ from mge_cache.v1 import cache_service_pb2 as pb
 if TYPE_CHECKING:
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
-MODEL = "claude-sonnet-4-5"
+EOF = grpc.aio.EOF  # type: ignore[attr-defined] # not in its stubs
+MODEL = "claude-sonnet-5-5"
+FOREVER: dict[str, Any] = {"batch_window_s": 60.0}
+"""Settings with which only a full batch is sent."""
+LONG_SYSTEM = '"' + "Answer as a careful engineer would. " * 200 + '"'
+"""A system prompt of about 2,000 tokens, in JSON."""
 
 
 def identity(prompt: str, **parameters: str) -> pb.PromptIdentity:
@@ -23,7 +28,8 @@ class Talk:
     """Sends requests and takes replies, one at a time."""
 
     def __init__(self, stub: CacheServiceAsyncStub) -> None:
-        self._call: Any = stub.Generate()
+        method: Any = stub.Generate  # its stub wants an iterator
+        self._call: Any = method()
 
     async def start(self, request_id: str, prompt: str = "", **fields: Any) -> None:
         """Ask; ``fields`` are those of GenerateStart."""
@@ -42,7 +48,7 @@ class Talk:
     async def reply(self) -> pb.GenerateResponse:
         """Take the next reply."""
         response = await self._call.read()
-        assert response is not grpc.aio.EOF, "the stream has ended"
+        assert response is not EOF, "the stream has ended"
         return response  # type: ignore[no-any-return]
 
     async def delta(self, request_id: str) -> str:
@@ -80,7 +86,7 @@ class Talk:
     async def finish(self) -> None:
         """Say that there are no more requests; the stream must end after the replies taken."""
         await self._call.done_writing()
-        assert await self._call.read() is grpc.aio.EOF
+        assert await self._call.read() is EOF
 
     def break_off(self) -> None:
         """Cancel the stream."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import struct
 from typing import TYPE_CHECKING
@@ -11,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mge_cache.v1 import cache_service_pb2 as pb
-from mge_cache_server.cli.main import run
 from tests.rpc.sidecar_double import SidecarDouble
+from tests.rpc.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,35 +28,6 @@ SHOWN = [
 ]
 
 
-class Terminal:
-    """Runs commands in a folder with an embedding and documents."""
-
-    def __init__(
-        self,
-        target: str,
-        folder: Path,
-        patch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        self.folder = folder
-        self._target = target
-        self._patch = patch
-        self._capsys = capsys
-        self.file("q.json", b" [0.5, 2]\n")
-        self.file("d.jsonl", LINES)
-
-    def file(self, name: str, content: bytes) -> None:
-        (self.folder / name).write_bytes(content)
-
-    async def __call__(self, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-        """Run a command; returns its exit code, stdout and stderr."""
-        self._patch.chdir(self.folder)
-        self._patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = await asyncio.to_thread(run, [*arguments, "--target", self._target])
-        out, err = self._capsys.readouterr()
-        return code, out, err
-
-
 @pytest.fixture
 async def double() -> AsyncIterator[SidecarDouble]:
     sidecar = SidecarDouble()
@@ -73,7 +42,10 @@ async def terminal(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Terminal:
-    return Terminal(await double.start("127.0.0.1:0"), tmp_path, monkeypatch, capsys)
+    terminal = Terminal(await double.start("127.0.0.1:0"), tmp_path, monkeypatch, capsys)
+    terminal.file("q.json", b" [0.5, 2]\n")
+    terminal.file("d.jsonl", LINES)
+    return terminal
 
 
 IDENTITY = (

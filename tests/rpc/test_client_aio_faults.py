@@ -18,6 +18,7 @@ from mge_cache import (
     InternalError,
     InvalidRequestError,
     RefusedError,
+    ResourceExhaustedError,
     Source,
     Timeouts,
     UnavailableError,
@@ -142,7 +143,7 @@ async def test_sidecar_that_dies_during_the_computation(
     [
         (grpc.StatusCode.INTERNAL, InternalError),
         (grpc.StatusCode.UNKNOWN, InternalError),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, RefusedError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ResourceExhaustedError),
         (grpc.StatusCode.FAILED_PRECONDITION, RefusedError),
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidRequestError),
         (grpc.StatusCode.UNAVAILABLE, UnavailableError),

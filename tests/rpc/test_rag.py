@@ -1,4 +1,4 @@
-"""QueryRAG and StoreRAG on a real server, in memory and on a real Valkey."""
+"""QueryRAG and StoreRAG on a real server, on each kind of store and of index."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 
 from mge_cache.v1 import cache_service_pb2 as pb
+from tests.rpc.conftest import settings_of
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
     from tests.rpc.conftest import Serve
 
 DIMENSION = 16
+KINDS = ("memory", "valkey9", "redis8", "cluster", "redis8 vector-sets", "cluster8 vector-sets")
+
+
+@pytest.fixture(params=KINDS)
+def store_settings(request: pytest.FixtureRequest, key_prefix: str) -> dict[str, Any]:
+    """Settings of an empty store, and of the index."""
+    return settings_of(request.param, request, key_prefix)
 
 
 def pack(numbers: Sequence[float]) -> bytes:
@@ -301,4 +309,5 @@ async def test_what_is_counted(stub: CacheServiceAsyncStub) -> None:
     assert (exact.total_writes, exact.total_invalidations) == (1, 1)
     assert (exact.spent_usd, exact.saved_usd, similar.saved_usd) == (0.5, 0.5, 0.5)
     assert (exact.saved_seconds, similar.saved_seconds) == (2, 2)
+    assert (exact.computed_seconds, similar.computed_seconds) == (2, 0)
     assert stats.combined_hit_rate == 0.5

@@ -269,17 +269,20 @@ async def test_stats(stub: CacheServiceAsyncStub) -> None:
     await get(stub)
     await get(stub)
     await store(stub, identity=identity("2", model="unheard of"), usage=USAGE)
+    # What was not paid for now took no time now.
+    await store(stub, identity=identity("2"), compute_time=Duration(seconds=9), preloaded=True)
     stats = await stub.Stats(pb.StatsRequest())
     layer, *_ = stats.layers
     assert layer.cache_layer == "llm"
-    assert (layer.total_hits, layer.total_misses, layer.total_writes) == (2, 1, 2)
+    assert (layer.total_hits, layer.total_misses, layer.total_writes) == (2, 1, 3)
     assert layer.hit_rate == stats.combined_hit_rate == pytest.approx(2 / 3)
     assert (layer.spent_usd, layer.saved_usd, layer.saved_seconds) == (0.5, 1.0, 4.0)
     assert layer.cost_reduction == pytest.approx(1.0 / 1.5)
+    assert layer.computed_seconds == 2.0
     assert layer.total_errors == 0
     assert layer.unpriced_writes == 1
     assert list(stats.unpriced_models) == ["unheard of"]
-    assert stats.l1.entries == 2
+    assert stats.l1.entries == 3
     assert 0 < stats.l1.bytes < stats.l1.max_bytes
     assert stats.store.available
 

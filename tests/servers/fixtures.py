@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SERVER_KINDS",
+    "VECTOR_KINDS",
     "key_prefix",
     "own_server",
     "servers",
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 SERVER_KINDS = ("valkey9", "redis8", "redis7", "sentinel", "cluster")
+VECTOR_KINDS = ("redis8", "cluster8")
+"""Those that have vector sets."""
+
+_CLUSTERS = {"cluster": "valkey9", "cluster8": "redis8"}
 
 
 class _Startable(Protocol):
@@ -66,19 +71,19 @@ class Servers:
         self._started: dict[str, Any] = {}
 
     def url(self, kind: str) -> str:
-        """Return the URL of the server of a kind (see SERVER_KINDS)."""
+        """Return the URL of the server of a kind (see SERVER_KINDS and VECTOR_KINDS)."""
         if kind == "sentinel":
             return self.sentinel().url
-        if kind == "cluster":
-            return self.cluster().url
+        if kind in _CLUSTERS:
+            return self.cluster(kind).url
         return self.single(kind).unix_url
 
     def client(self, kind: str) -> redis.Redis | redis.RedisCluster:
         """Return the tests' own client of the data of a kind; close it."""
         if kind == "sentinel":
             return self.sentinel().primary.client()
-        if kind == "cluster":
-            return self.cluster().client()
+        if kind in _CLUSTERS:
+            return self.cluster(kind).client()
         return self.single(kind).client()
 
     def single(self, kind: str) -> RedisServer:
@@ -89,9 +94,9 @@ class Servers:
         """Return a primary and a replica with a sentinel."""
         return self._get("sentinel", RedisSentinel)
 
-    def cluster(self) -> RedisCluster:
-        """Return a cluster of three primaries."""
-        return self._get("cluster", RedisCluster)
+    def cluster(self, kind: str = "cluster") -> RedisCluster:
+        """Return a cluster of three primaries: "cluster" of Valkey, "cluster8" of Redis 8."""
+        return self._get(kind, lambda: RedisCluster(_CLUSTERS[kind]))
 
     def _get(self, name: str, make: Callable[[], _S]) -> _S:
         if name not in self._started:

@@ -54,6 +54,7 @@ def layer_counts() -> st.SearchStrategy[LayerCounts]:
         saved_usd=amounts,
         saved_s=amounts,
         unpriced_writes=numbers,
+        computed_s=amounts,
     )
 
 

@@ -17,8 +17,10 @@ from mge_cache import (
     MgeCacheError,
     PromptKey,
     PromptRequest,
+    ResourceExhaustedError,
     _wire,
     _wire_parts,
+    _wire_service,
     errors,
 )
 from mge_cache._channel import resolve_target
@@ -102,15 +104,32 @@ def test_invalid_requests_name_the_field() -> None:
 def test_every_error_is_in_the_tree_and_the_docstring() -> None:
     assert errors.__doc__
     tree = [thing for name, thing in vars(errors).items() if name.endswith("Error")]
-    assert len(tree) == 8
+    assert len(tree) == 13
     for error in tree:
         assert issubclass(error, MgeCacheError)
         assert f" {error.__name__} " in f" {errors.__doc__} ".replace("\n", " ")
 
 
+def test_reductions_are_shares_of_all_layers() -> None:
+    nothing = _wire_service.stats_of(pb.StatsResponse())
+    assert (nothing.cost_reduction, nothing.time_reduction) == (0.0, 0.0)
+    layers = [
+        pb.LayerStats(saved_usd=1, spent_usd=2, saved_seconds=3, computed_seconds=1),
+        pb.LayerStats(saved_usd=0, spent_usd=1, saved_seconds=3, computed_seconds=1),
+    ]
+    some = _wire_service.stats_of(pb.StatsResponse(layers=layers))
+    assert (some.cost_reduction, some.time_reduction) == (0.25, 0.75)
+
+
 def test_errors_cross_processes() -> None:
     error = pickle.loads(pickle.dumps(InvalidRequestError("tags", "too many")))  # noqa: S301
     assert (str(error), error.field) == ("tags: too many", "tags")
+    full = ResourceExhaustedError("full", code="RESOURCE_EXHAUSTED", retry_after_s=1.5)
+    copied = pickle.loads(pickle.dumps(full))  # noqa: S301
+    assert (str(copied), copied.code, copied.retry_after_s) == (
+        *("full", "RESOURCE_EXHAUSTED"),
+        1.5,
+    )
 
 
 @pytest.mark.parametrize(

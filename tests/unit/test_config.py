@@ -50,6 +50,7 @@ EXAMPLES: dict[str, tuple[str, object]] = {
     "rag_collection_thresholds": ("faq=0.9,laws=0.98", {"faq": 0.9, "laws": 0.98}),
     "rag_index_max_rows": ("5000", 5000),
     "rag_index_max": ("32MiB", 32 << 20),
+    "rag_index": ("vector-sets", "vector-sets"),
     "rag_compact": ("on", True),
     "rag_query_cost_usd": ("0.002", 0.002),
     "rag_store_texts": ("on", True),
@@ -79,7 +80,7 @@ ELSEWHERE = {
     "sentinel_password_file",
     "prices_file",
 }
-BESIDE = {"redis_username": "redis://h", "redis_password": "redis://h"}
+BESIDE = dict.fromkeys(("redis_username", "redis_password", "rag_index"), "redis://h")
 
 
 def problems(

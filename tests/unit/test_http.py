@@ -78,6 +78,7 @@ async def test_prometheus_rest_and_statistics_agree(given_: CountsByNamespace) -
         assert shown["saved_usd"] == scraped["v2_cache_cost_savings_usd_total", name]
         assert shown["spent_usd"] == scraped["mge_cache_spent_usd_total", name]
         assert shown["saved_seconds"] == scraped["mge_cache_saved_seconds_total", name]
+        assert shown["computed_seconds"] == scraped["mge_cache_computed_seconds_total", name]
         assert shown["unpriced_writes"] == scraped["mge_cache_unpriced_writes_total", name]
         errors = {
             operation: scraped["v2_cache_errors_total", *sorted((name, operation))]
@@ -112,6 +113,7 @@ async def test_the_statistics_of_all_namespaces(client: httpx.AsyncClient) -> No
         "cost_reduction": pytest.approx(0.75),
         "saved_seconds": 0,
         "unpriced_writes": 2,
+        "computed_seconds": 0,
     }
     assert shown == {
         "combined_hit_rate": 3 / 8,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,9 +40,18 @@ SERVER_OWNERS = {
     "uvloop": r"__main__|app|cli|cli\..*",
 }
 CLIENT_MAY = {"mge_cache", "grpc", "google.protobuf"}
+CLIENT_OWNERS = {
+    # As SERVER_OWNERS, for the client's extras.
+    "langchain_core": r"langchain|_langchain_.*",
+    "pydantic": r"_langchain_retriever",
+    "anthropic": r"anthropic(\..*)?",
+    "httpx2": r"anthropic\..*",
+}
 DISTRIBUTIONS = {
     # Where a distribution's name is not that of its package.
     "google.protobuf": "protobuf",
+    "httpx2": "anthropic",  # part of its interface
+    "pydantic": "langchain-core",  # part of its interface
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
     "grpc_reflection": "grpcio-reflection",
@@ -106,7 +117,31 @@ def server(repository: Path) -> list[Import]:
 def test_the_client_needs_its_plain_install_only(client: list[Import]) -> None:
     foreign = [found for found in client if is_foreign(found.imported)]
     assert foreign, "no import was found: is the walk broken?"
-    assert [found for found in foreign if owner_of(found.imported, CLIENT_MAY) is None] == []
+    allowed = CLIENT_MAY | set(CLIENT_OWNERS)
+    assert [found for found in foreign if owner_of(found.imported, allowed) is None] == []
+
+
+def test_in_the_client_each_extra_has_its_modules(client: list[Import]) -> None:
+    owned = [(found, owner_of(found.imported, set(CLIENT_OWNERS))) for found in client]
+    assert {owner for _, owner in owned if owner} == set(CLIENT_OWNERS)
+    assert [
+        found
+        for found, owner in owned
+        if owner is not None and not re.fullmatch(CLIENT_OWNERS[owner], found.module)
+    ] == []
+
+
+@pytest.mark.parametrize("module", ["mge_cache", "mge_cache.retrieval"])
+def test_what_is_not_used_is_not_loaded(module: str) -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "grpc" in loaded
+    assert {"anthropic", "langchain_core", "numpy", "pydantic"} & set(loaded) == set()
 
 
 def test_on_the_server_each_library_has_its_owner(server: list[Import]) -> None:
@@ -147,7 +182,7 @@ def distributions_of(imports: list[Import]) -> set[str]:
 
 
 def test_every_library_is_declared(repository: Path, server: list[Import]) -> None:
-    served = requirements_of(repository, "server", "embedded")
+    served = requirements_of(repository, "server", "embedded", "anthropic", "langchain")
     assert distributions_of(server) - served == set()
     checks = [found for name in ("tests", "tools") for found in imports_in(repository / name)]
     assert distributions_of(checks) - served - requirements_of(repository, "dev") == set()

@@ -7,7 +7,7 @@ import timeit
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
@@ -70,6 +70,7 @@ def rpc_labels(method: str, kind: str = "unary") -> dict[str, str]:
     }
 
 
+@settings(deadline=None)  # a busy machine is not a slow scrape
 @given(counts_by_namespace())
 def test_counts_are_those_of_the_statistics(given_: CountsByNamespace) -> None:
     reporter = reporter_of(counts_of(given_))
@@ -83,6 +84,7 @@ def test_counts_are_those_of_the_statistics(given_: CountsByNamespace) -> None:
         assert value(found, "v2_cache_cost_savings_usd_total", label) == layer.saved_usd
         assert value(found, "mge_cache_spent_usd_total", label) == layer.spent_usd
         assert value(found, "mge_cache_saved_seconds_total", label) == layer.saved_s
+        assert value(found, "mge_cache_computed_seconds_total", label) == layer.computed_s
         assert value(found, "mge_cache_unpriced_writes_total", label) == layer.unpriced_writes
         for operation, count in layer.errors_by_operation.items():
             errors = label | {"operation": operation}

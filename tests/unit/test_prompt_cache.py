@@ -68,6 +68,7 @@ async def test_each_outcome_is_counted_once() -> None:
     counts = pair.cache.layer()
     assert (counts.hits, counts.misses, counts.writes, counts.invalidations) == (1, 2, 1, 0)
     assert (counts.spent_usd, counts.saved_usd, counts.saved_s) == (0.25, 0.25, 1.5)
+    assert counts.computed_s == 1.5
     assert pair.cache.layer("ns2").misses == 0
     assert pair.other.layer().hits == 0
 

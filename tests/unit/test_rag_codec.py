@@ -39,7 +39,8 @@ def rag_entries(draw: st.DrawFn) -> RagEntry:
         compute_s=draw(st.floats(0, 1e6)),
     )
     tags = tuple(draw(st.lists(labels, max_size=4)))
-    return RagEntry(answer, draw(st.integers(0, 2**53)), draw(st.integers(0, 2**53)), tags)
+    tick, created_ms = draw(st.integers(0, 2**53)), draw(st.integers(0, 2**53))
+    return RagEntry(answer, tick, created_ms, tags, draw(st.binary(min_size=32, max_size=32)))
 
 
 @given(rag_entries())

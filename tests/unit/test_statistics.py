@@ -24,7 +24,7 @@ TOTALS = (
     "total_errors",
     "unpriced_writes",
 )
-AMOUNTS = ("spent_usd", "saved_usd", "saved_s")
+AMOUNTS = ("spent_usd", "saved_usd", "saved_s", "computed_s")
 
 
 @given(counts_by_namespace())
@@ -61,6 +61,7 @@ def test_a_namespace_is_reported_as_it_was_counted(given_: CountsByNamespace) ->
                 cost_reduction=counts.cost_reduction,
                 saved_s=counts.saved_s,
                 unpriced_writes=counts.unpriced_writes,
+                computed_s=counts.computed_s,
             )
 
 

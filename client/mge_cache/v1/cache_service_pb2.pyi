@@ -29,6 +29,32 @@ Text is not normalised: what differs in a byte differs in the key. Parameter val
 Clients that write them as RFC 8785 (JSON Canonicalization Scheme) agree with each other on equal
 values; integers beyond 2^53 are written with all their digits. Test vectors for clients in other
 languages are in protos/mge_cache/v1/key_vectors.json.
+
+The canonical keys of a retrieval
+---------------------------------
+Two retrievals have the same partition if and only if they agree in the first five fields of
+RAGIdentity and in the dimension of their embeddings; they are the same query if they also agree in
+the text, after it was normalised, or in the embedding where there is no text. The key of a partition
+and the key of a query (which Invalidate takes) are each the SHA-256 of these fields, written as above:
+
+  1. the ASCII text "mge-cache/rag-partition/1" for a partition, "mge-cache/rag/1" for a query
+  2. namespace, UTF-8 (an empty one is written as "default")
+  3. embedding model, UTF-8
+  4. the embedding's dimension (unsigned, 64 bit, big endian: 8 bytes)
+  5. collection, UTF-8
+  6. index version, UTF-8
+  7. the number of conditions of the filter (unsigned, 64 bit, big endian: 8 bytes)
+  8. for each condition, in the order of the bytes of its name: its name, UTF-8; then its text, UTF-8
+
+and, for a query only:
+
+  9. the ASCII letter "q" if the normalised text is not empty, else "e"
+ 10. the normalised text, UTF-8; or the bytes of the embedding as they were sent
+
+To normalise a text, write it in Unicode's form NFC, then replace each run of white space by one
+space (U+0020) and remove it at both ends. White space is U+0009 to U+000D, U+001C to U+0020, U+0085,
+U+00A0, U+1680, U+2000 to U+200A, U+2028, U+2029, U+202F, U+205F and U+3000. Nothing else is
+normalised. Test vectors are in protos/mge_cache/v1/rag_key_vectors.json.
 """
 
 from collections import abc as _abc
@@ -1616,6 +1642,7 @@ class LayerStats(_message.Message):
     COST_REDUCTION_FIELD_NUMBER: _builtins.int
     SAVED_SECONDS_FIELD_NUMBER: _builtins.int
     UNPRICED_WRITES_FIELD_NUMBER: _builtins.int
+    COMPUTED_SECONDS_FIELD_NUMBER: _builtins.int
     cache_layer: _builtins.str
     """The layer: "llm"; "rag" for hits by the same query; "rag_similarity" for hits by a similar one."""
     hit_rate: _builtins.float
@@ -1642,6 +1669,10 @@ class LayerStats(_message.Message):
     """Time that hits saved, in seconds."""
     unpriced_writes: _builtins.int
     """Answers stored whose model has no known price (their cost counts 0)."""
+    computed_seconds: _builtins.float
+    """Time that the answers took whose cost is in spent_usd, in seconds. saved_seconds / (saved_seconds +
+    computed_seconds) is the share of time that the cache saved.
+    """
     @_builtins.property
     def errors_by_operation(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Failures of the store by operation."""
@@ -1662,10 +1693,11 @@ class LayerStats(_message.Message):
         cost_reduction: _builtins.float = ...,
         saved_seconds: _builtins.float = ...,
         unpriced_writes: _builtins.int = ...,
+        computed_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_layer", b"cache_layer", "cost_reduction", b"cost_reduction", "errors_by_operation", b"errors_by_operation", "hit_rate", b"hit_rate", "saved_seconds", b"saved_seconds", "saved_usd", b"saved_usd", "spent_usd", b"spent_usd", "total_errors", b"total_errors", "total_hits", b"total_hits", "total_invalidations", b"total_invalidations", "total_misses", b"total_misses", "total_writes", b"total_writes", "unpriced_writes", b"unpriced_writes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_layer", b"cache_layer", "computed_seconds", b"computed_seconds", "cost_reduction", b"cost_reduction", "errors_by_operation", b"errors_by_operation", "hit_rate", b"hit_rate", "saved_seconds", b"saved_seconds", "saved_usd", b"saved_usd", "spent_usd", b"spent_usd", "total_errors", b"total_errors", "total_hits", b"total_hits", "total_invalidations", b"total_invalidations", "total_misses", b"total_misses", "total_writes", b"total_writes", "unpriced_writes", b"unpriced_writes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1718,20 +1750,23 @@ class RAGIndexStats(_message.Message):
     ROWS_LEFT_OUT_FIELD_NUMBER: _builtins.int
     RERANKED_HITS_FIELD_NUMBER: _builtins.int
     CERTIFIED_HITS_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     partitions: _builtins.int
-    """Partitions in memory."""
+    """Partitions in memory; with vector sets, those that this sidecar uses."""
     rows: _builtins.int
-    """Queries in them."""
+    """Queries in them; with vector sets, as this sidecar last saw them."""
     bytes: _builtins.int
-    """Bytes that they take."""
+    """Bytes that they take; with vector sets, in the store."""
     max_bytes: _builtins.int
-    """The bound on bytes."""
+    """The bound on bytes. 0: none, as with vector sets."""
     rows_left_out: _builtins.int
     """Queries that had to be left out because a bound was reached."""
     reranked_hits: _builtins.int
     """Similar hits that were ranked anew."""
     certified_hits: _builtins.int
     """Similar hits that were certified."""
+    kind: _builtins.str
+    """Where similar queries are looked for: "local", in the sidecar's memory; "vector-sets", in the store."""
     def __init__(
         self,
         *,
@@ -1742,10 +1777,11 @@ class RAGIndexStats(_message.Message):
         rows_left_out: _builtins.int = ...,
         reranked_hits: _builtins.int = ...,
         certified_hits: _builtins.int = ...,
+        kind: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "certified_hits", b"certified_hits", "max_bytes", b"max_bytes", "partitions", b"partitions", "reranked_hits", b"reranked_hits", "rows", b"rows", "rows_left_out", b"rows_left_out"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "certified_hits", b"certified_hits", "kind", b"kind", "max_bytes", b"max_bytes", "partitions", b"partitions", "reranked_hits", b"reranked_hits", "rows", b"rows", "rows_left_out", b"rows_left_out"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

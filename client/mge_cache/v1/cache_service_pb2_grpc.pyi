@@ -29,6 +29,32 @@ Text is not normalised: what differs in a byte differs in the key. Parameter val
 Clients that write them as RFC 8785 (JSON Canonicalization Scheme) agree with each other on equal
 values; integers beyond 2^53 are written with all their digits. Test vectors for clients in other
 languages are in protos/mge_cache/v1/key_vectors.json.
+
+The canonical keys of a retrieval
+---------------------------------
+Two retrievals have the same partition if and only if they agree in the first five fields of
+RAGIdentity and in the dimension of their embeddings; they are the same query if they also agree in
+the text, after it was normalised, or in the embedding where there is no text. The key of a partition
+and the key of a query (which Invalidate takes) are each the SHA-256 of these fields, written as above:
+
+  1. the ASCII text "mge-cache/rag-partition/1" for a partition, "mge-cache/rag/1" for a query
+  2. namespace, UTF-8 (an empty one is written as "default")
+  3. embedding model, UTF-8
+  4. the embedding's dimension (unsigned, 64 bit, big endian: 8 bytes)
+  5. collection, UTF-8
+  6. index version, UTF-8
+  7. the number of conditions of the filter (unsigned, 64 bit, big endian: 8 bytes)
+  8. for each condition, in the order of the bytes of its name: its name, UTF-8; then its text, UTF-8
+
+and, for a query only:
+
+  9. the ASCII letter "q" if the normalised text is not empty, else "e"
+ 10. the normalised text, UTF-8; or the bytes of the embedding as they were sent
+
+To normalise a text, write it in Unicode's form NFC, then replace each run of white space by one
+space (U+0020) and remove it at both ends. White space is U+0009 to U+000D, U+001C to U+0020, U+0085,
+U+00A0, U+1680, U+2000 to U+200A, U+2028, U+2029, U+202F, U+205F and U+3000. Nothing else is
+normalised. Test vectors are in protos/mge_cache/v1/rag_key_vectors.json.
 """
 
 from collections import abc as _abc

@@ -83,7 +83,7 @@ def read_request(identity: Identity) -> PromptRequest | PromptKey:
             model=identity.model,
             prompt=_prompt(identity),
             temperature=identity.temperature,
-            parameters=dict(_parameter(text) for text in identity.params),
+            parameters=dict(parse_parameter(text) for text in identity.params),
             namespace=identity.namespace,
         )
 
@@ -98,20 +98,26 @@ def _digest(text: str) -> bytes:
 def _prompt(identity: Identity) -> str:
     if identity.prompt is not None and identity.prompt != "-":
         return identity.prompt
-    content = (identity.file or sys.stdin.buffer).read()
+    return read_prompt(identity.file or sys.stdin.buffer)
+
+
+def read_prompt(file: BinaryIO) -> str:
+    """Read a prompt to its end; what is not UTF-8 is wrong usage."""
+    content = file.read()
     try:
         return content.decode()
     except UnicodeDecodeError:
         raise click.UsageError("the prompt is not UTF-8") from None
 
 
-def _parameter(text: str) -> tuple[str, Any]:
+def parse_parameter(text: str, option: str = "--param") -> tuple[str, Any]:
+    """Read NAME=JSON; mistakes are wrong usage of ``option``."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise click.UsageError("--param is written NAME=JSON")
+        raise click.UsageError(f"{option} is written NAME=JSON")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         raise click.UsageError(
-            f"--param {name}: not JSON; texts need their quotes: --param '{name}=\"...\"'"
+            f"{option} {name}: not JSON; texts need their quotes: {option} '{name}=\"...\"'"
         ) from None

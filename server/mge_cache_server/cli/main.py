@@ -27,6 +27,8 @@ _COMMANDS = {
     "set": "entries",
     "key": "entries",
     "rag": "rag",
+    "generate": "generate",
+    "fetch": "generate",
     "invalidate": "invalidate",
     "warm": "warm",
     "export": "transfer",

@@ -12,7 +12,7 @@ from mge_cache_server.cli.failures import REFUSED, UNREACHABLE, USAGE, CommandEr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mge_cache import Client, Timeouts
+    from mge_cache import Client, MgeCacheError, Timeouts
 
 _PATIENT_S = 5.0
 
@@ -83,5 +83,7 @@ def patient_timeouts() -> Timeouts:
     return Timeouts(get_s=_PATIENT_S, set_s=_PATIENT_S, invalidate_s=_PATIENT_S, stats_s=_PATIENT_S)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _one_line(error: MgeCacheError) -> str:
+    later = error.retry_after_s
+    hint = "" if later is None else f"; repeat it in {later:g} s"
+    return " ".join(str(error).split()) + hint

@@ -12,12 +12,10 @@ import click
 
 from mge_cache_server.cli.entries import Duration
 from mge_cache_server.cli.sidecar import connect, json_option, target_option
-from mge_cache_server.config_parse import format_duration
+from mge_cache_server.cli.stats_table import make_table, measures
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
-    from mge_cache import RagIndexStats, Stats
+    from mge_cache import Stats
 
 _INTERVAL_MIN_S = 0.1
 
@@ -44,6 +42,10 @@ def stats(
     as_json: bool,
 ) -> None:
     """Show what the sidecar has counted since it started: hits, dollars spent and saved, errors.
+
+    First come the three measures of success and their targets: the share of look-ups that the cache
+    answered, and the shares of dollars and of time that it saved. Time counts for answers that were
+    stored with the time that they took.
 
     \b
       mge-cache stats
@@ -80,68 +82,7 @@ def stats(
 
 
 def _print_json(figures: Stats) -> None:
-    click.echo(json.dumps(dataclasses.asdict(figures)))
-
-
-def make_table(figures: Stats, namespace: str) -> Table:
-    """Lay the figures out as a table of two columns."""
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    uptime = format_duration(float(round(figures.uptime_s)))
-    title = f"mge-cache {figures.version}, up {uptime}, {namespace or 'all namespaces'}"
-    table = Table("", "", title=title, show_header=False, title_justify="left")
-    table.columns[1].justify = "right"
-    for layer in figures.layers:
-        lookups = layer.total_hits + layer.total_misses
-        table.add_row("layer", layer.cache_layer)
-        table.add_row("look-ups", f"{lookups:,}")
-        table.add_row("hits", f"{layer.total_hits:,} ({layer.hit_rate:.1%})")
-        table.add_row("misses", f"{layer.total_misses:,}")
-        table.add_row("answers stored", f"{layer.total_writes:,}")
-        table.add_row("invalidations", f"{layer.total_invalidations:,}")
-        table.add_row("spent", f"${layer.spent_usd:,.4f}")
-        table.add_row("saved", f"${layer.saved_usd:,.4f} ({layer.cost_reduction:.1%})")
-        table.add_row("time saved", f"{layer.saved_s:,.1f} s")
-        table.add_row("errors", f"{layer.total_errors:,}{_by_operation(layer.errors_by_operation)}")
-        if layer.unpriced_writes:
-            table.add_row("stored without a price", f"{layer.unpriced_writes:,}")
-        table.add_section()
-    l1 = figures.l1
-    entries = f"{l1.entries:,} {'entry' if l1.entries == 1 else 'entries'}"
-    table.add_row("own memory", f"{entries}, {_size(l1.size_bytes)} of {_size(l1.max_bytes)}")
-    table.add_row("evictions", f"{l1.evictions:,}")
-    _add_index_rows(table, figures.rag_index)
-    state = "available" if figures.store.available else "NOT AVAILABLE"
-    feed = "live" if figures.store.feed_live else "NOT LIVE"
-    table.add_row("store", f"{figures.store.kind}: {state}, feed {feed}")
-    if figures.unpriced_models:
-        # Text: names of models are not markup.
-        table.add_row("models without a price", Text("\n".join(figures.unpriced_models)))
-    return table
-
-
-def _add_index_rows(table: Table, index: RagIndexStats) -> None:
-    """Describe the search for similar queries, where there is one."""
-    if not index.max_bytes:
-        return
-    table.add_section()
-    share = f"{_size(index.size_bytes)} of {_size(index.max_bytes)}"
-    table.add_row("similar queries", f"{index.rows:,} in {index.partitions:,} partitions, {share}")
-    table.add_row("left out", f"{index.rows_left_out:,}")
-    hits = f"{index.reranked_hits:,} re-ranked, {index.certified_hits:,} certified"
-    table.add_row("similar hits", hits)
-    table.add_section()
-
-
-def _size(size_bytes: int) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:,.1f}".removesuffix(".0") + f" {unit}"
-    return f"{size_bytes} B"
-
-
-def _by_operation(errors: object) -> str:
-    counts = errors if isinstance(errors, dict) else {}
-    named = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if count)
-    return f" ({named})" if named else ""
+    success = {
+        name: {"value": value, "target": target} for name, value, target in measures(figures)
+    }
+    click.echo(json.dumps({"success": success, **dataclasses.asdict(figures)}))

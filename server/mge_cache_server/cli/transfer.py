@@ -116,7 +116,7 @@ def _output(file: Path) -> Iterator[TextIO]:
 @click.command("import", short_help="Store the entries of an exported file.")
 @click.argument("file", type=click.File("rb"))
 @json_option
-@settings_options((*STORE_SETTINGS, "ttl_max", "answer_max"))
+@settings_options((*STORE_SETTINGS, "ttl_max", "answer_max", "rag_index"))
 def import_(
     *, file: BinaryIO, as_json: bool, config: Path | None, **flags: str | bool | None
 ) -> None:
@@ -124,6 +124,8 @@ def import_(
 
     What is there already stays, and nothing lives longer than it would have; so a run that was
     broken off can be repeated. Exit code 1: some lines were bad, or the file was cut short.
+
+    Give it the sidecars' --rag-index: similar queries are then found among what was imported.
 
     \b
       mge-cache import plans.jsonl --redis-url redis://new:6379/0
@@ -162,12 +164,21 @@ def import_(
 async def _import(
     settings: Settings, file: BinaryIO, advance: Callable[[int], None]
 ) -> ImportReport:
+    from mge_cache_server.redis_store_vectors import VectorSetsError  # noqa: PLC0415
+    from mge_cache_server.stores import vectors_of  # noqa: PLC0415
     from mge_cache_server.transfer import import_namespace  # noqa: PLC0415
 
     async with open_store(settings) as store:
+        vectors = vectors_of(store) if settings.rag_index == "vector-sets" else None
+        if vectors is not None:
+            try:
+                await vectors.check()
+            except VectorSetsError as error:
+                raise CommandError(str(error), USAGE) from None
         return await import_namespace(
             store,
             file,
+            vectors=vectors,
             ttl_max_s=settings.ttl_max_s,
             line_max_bytes=settings.answer_max_bytes * _BASE64_GROWTH + (1 << 20),
             now_s=time.time,

@@ -1,0 +1,93 @@
+"""Answers through the sidecar's batcher; where it cannot, the caller asks by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from mge_cache._channel import resolve_target
+from mge_cache._generate_types import CacheUse
+from mge_cache._health import Health
+from mge_cache._types import Timeouts
+from mge_cache.aio import AsyncClient
+from mge_cache.errors import MgeCacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mge_cache._aio_generation import AsyncGeneration
+    from mge_cache._generate_types import Completion
+    from mge_cache._types import PromptRequest
+
+_LOOK_S = 2.0
+"""How often a sidecar that is at work is asked whether it is still there."""
+_ANSWER_S = 600.0
+
+
+class Batched:
+    """For one event loop. ``caching`` False: answers are neither looked up nor stored."""
+
+    def __init__(
+        self,
+        target: str | None,
+        *,
+        timeouts: Timeouts | None,
+        ttl_s: float | None,
+        caching: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        timeouts = timeouts or Timeouts()
+        self._health = Health(resolve_target(target), retry_s=timeouts.retry_s, clock=clock)
+        self._client = AsyncClient(target, timeouts=timeouts)
+        self._ttl_s = ttl_s
+        self._cache = CacheUse.USE if caching else CacheUse.BYPASS
+
+    @property
+    def failures(self) -> int:
+        """How many answers the sidecar could not give."""
+        return self._health.failures
+
+    async def generate(
+        self, request: PromptRequest, *, masterplan: str | None
+    ) -> Completion | None:
+        """Return the answer; None if the sidecar is away, hangs, has no key, or fails.
+
+        Whatever Anthropic said then, it will say again to the caller, in the SDK's own errors.
+        """
+        try:
+            self._health.check()
+            await self._look(request)
+            generation = self._client.generate(
+                request,
+                masterplan=masterplan,
+                ttl_s=self._ttl_s,
+                cache=self._cache,
+                timeout_s=_ANSWER_S,
+            )
+            completion = await self._watched(generation, request)
+        except MgeCacheError as exc:
+            self._health.went_without("generate", exc)
+            return None
+        self._health.succeeded("generate")
+        return completion
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._client.close()
+
+    async def _look(self, request: PromptRequest) -> None:
+        """Find out, within the deadline of a look-up, whether the sidecar answers."""
+        with self._health.watching():
+            await self._client.get(request)
+
+    async def _watched(self, generation: AsyncGeneration, request: PromptRequest) -> Completion:
+        """Wait for an answer for as long as the sidecar is there."""
+        async with generation:
+            result = asyncio.ensure_future(generation.result())
+            try:
+                while not (await asyncio.wait([result], timeout=_LOOK_S))[0]:
+                    await self._look(request)
+                return result.result()
+            finally:
+                result.cancel()

@@ -1,0 +1,57 @@
+"""The thread in which searches run that would hold up the event loop.
+
+Belongs to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_INLINE_NUMBERS = 1_000_000
+_T = TypeVar("_T")
+
+
+class SearchThread:
+    """One thread for all searches of a sidecar; it also loads the libraries that they need."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, "mge-search")
+        self._ready = False
+        self._loading: asyncio.Task[None] | None = None
+
+    def is_ready(self) -> bool:
+        """Whether the libraries are there; if not, they are loaded from now on."""
+        if not self._ready and self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(self.ready())
+        return self._ready
+
+    async def ready(self) -> None:
+        """Load the libraries at the first use: a tenth of a second, not on the event loop."""
+        if not self._ready:
+            await asyncio.get_running_loop().run_in_executor(self._executor, _load_libraries)
+            self._ready = True
+
+    async def compute(self, numbers: int, call: Callable[[], _T]) -> _T:
+        """Call something that looks at so many numbers, in the thread if they are many."""
+        if numbers <= _INLINE_NUMBERS:
+            return call()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._loading is not None:
+            await asyncio.wait([self._loading])
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _load_libraries() -> None:
+    # One query has one thread: more would take the cores from the application in the pod.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    import_module("mge_cache_server.rag_vectors")

@@ -1,0 +1,1 @@
+"""A masterplan's run without and with the cache, end to end and in separate processes."""
