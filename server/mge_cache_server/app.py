@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
-from mge_cache_server.app_generate import Generate, assemble_generate
+from mge_cache_server.app_generate import AroundGenerate, Generate, assemble_generate
 from mge_cache_server.app_rag import check_store, make_neighbours, make_rag_cache
 from mge_cache_server.config_parse import split_address
 from mge_cache_server.counts import Counts
@@ -34,6 +34,7 @@ from mge_cache_server.wire import Limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mge_cache_server.app_generate import Generate
     from mge_cache_server.config import Settings
     from mge_cache_server.embedded import EmbeddedValkey
     from mge_cache_server.rag_cache import RagCache
@@ -81,6 +82,7 @@ class App:
         await check_store(settings, parts.store)
         parts.feed.start()
         parts.files.start()
+        parts.generate.deferred.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
@@ -104,6 +106,8 @@ class App:
             # the end of the grace.
             parts.generate.conversations.stop()
             parts.generate.batcher.close()
+            await parts.generate.batcher.handed_over(self._settings.drain_s)
+            await parts.generate.deferred.stop()
             await asyncio.gather(parts.prompts.close(), parts.rag.close())
             await draining
             await parts.generate.batcher.abort()
@@ -149,7 +153,9 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     prompts = PromptCache(parts, policy=_policy(settings))
     rag = make_rag_cache(settings, parts, _policy(settings), neighbours)
     prices = _prices(settings)
-    generate = assemble_generate(settings, prompts, prices, _limits(settings))
+    generate = assemble_generate(
+        settings, AroundGenerate(store, prompts, prices, counts), limits=_limits(settings)
+    )
     reporter = Reporter(
         counts,
         l1=l1,

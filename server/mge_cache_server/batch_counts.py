@@ -151,6 +151,8 @@ class BatcherStatistics:
     mean_first_delta_seconds: float = 0.0
     mean_upstream_seconds: float = 0.0
     models: Mapping[str, ModelUse] = field(default_factory=dict)
+    deferred_batches: int = 0
+    deferred_requests: int = 0
 
 
 class _Limiter(Protocol):
@@ -177,15 +179,29 @@ class _Batcher(Protocol):
     def queued(self) -> int: ...
 
 
+class _Deferred(Protocol):
+    def __len__(self) -> int: ...
+
+    @property
+    def requests(self) -> int: ...
+
+
 class BatchReporter:
     """Takes snapshots of the batcher."""
 
     def __init__(
-        self, counts: BatchCounts, batcher: _Batcher, upstream: _Upstream, *, queue_max: int
+        self,
+        counts: BatchCounts,
+        batcher: _Batcher,
+        upstream: _Upstream,
+        deferred: _Deferred,
+        *,
+        queue_max: int,
     ) -> None:
         self._counts = counts
         self._batcher = batcher
         self._upstream = upstream
+        self._deferred = deferred
         self._queue_max = queue_max
 
     def statistics(self) -> BatcherStatistics:
@@ -215,4 +231,6 @@ class BatchReporter:
             mean_first_delta_seconds=counts.first_delta.value,
             mean_upstream_seconds=counts.upstream.value,
             models={model: replace(use) for model, use in counts.models.items()},
+            deferred_batches=len(self._deferred),
+            deferred_requests=self._deferred.requests,
         )

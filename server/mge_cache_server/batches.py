@@ -40,7 +40,10 @@ class Dispatch(Protocol):
     """A way to ask Anthropic."""
 
     async def send(self, slots: Sequence[Slot]) -> None:
-        """Answer each slot, or refuse it. Those whose ``answer`` is cancelled are not wanted."""
+        """Answer each slot, refuse it, or see to it that it is answered later (``entrusted_to``).
+
+        Those whose ``answer`` is cancelled are not wanted.
+        """
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ class Batches:
         self._counts = counts
         self._filling: dict[_Group, _Batch] = {}
         self._under_way: dict[_Group, int] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], Strategy] = {}
         self._closing = False
 
     @property
@@ -105,6 +108,12 @@ class Batches:
         for group in list(self._filling):
             self._close_batch(group)
 
+    async def handed_over(self, timeout_s: float) -> None:
+        """Wait until what is deferred is with Anthropic."""
+        deferred = [task for task, way in self._sending.items() if way is Strategy.DEFERRED]
+        if deferred:
+            await asyncio.wait(deferred, timeout=timeout_s)
+
     async def abort(self) -> None:
         """Give up what is under way."""
         self._closing = True
@@ -130,7 +139,7 @@ class Batches:
             self._counts.sent(group[0], [now_s - batch.slots[slot] for slot in slots])
             self._under_way[group] = self._under_way.get(group, 0) + 1
             sending = asyncio.get_running_loop().create_task(self._send(group, slots))
-            self._sending.add(sending)
+            self._sending[sending] = group[0]
             sending.add_done_callback(self._sent_off)
 
     async def _send(self, group: _Group, slots: Sequence[Slot]) -> None:
@@ -144,12 +153,14 @@ class Batches:
             if not self._under_way[group]:
                 del self._under_way[group]
             for slot in slots:
-                # If a strategy has left it open.
-                slot.refuse(DefectError("internal error; see the sidecar's log"))
-            self._counts.outcomes[group[0], _outcome(slots)] += 1
+                if not slot.entrusted_to:
+                    # If a strategy has left it open.
+                    slot.refuse(DefectError("internal error; see the sidecar's log"))
+            if not any(slot.entrusted_to for slot in slots):
+                self._counts.outcomes[group[0], _outcome(slots)] += 1
 
     def _sent_off(self, sending: asyncio.Task[None]) -> None:
-        self._sending.discard(sending)
+        del self._sending[sending]
         failure = None if sending.cancelled() else sending.exception()
         if failure is not None:
             _log.error("internal error", extra={"method": "Generate"}, exc_info=failure)

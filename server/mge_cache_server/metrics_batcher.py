@@ -99,6 +99,16 @@ def batcher_metrics(batcher: BatcherStatistics) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "mge_cache_batch_queue_max", "The bound on requests not yet sent.", batcher.queue_max
     )
+    yield GaugeMetricFamily(
+        "mge_cache_deferred_batches",
+        "Deferred batches that are under way here.",
+        batcher.deferred_batches,
+    )
+    yield GaugeMetricFamily(
+        "mge_cache_deferred_requests",
+        "Requests of them without an outcome yet.",
+        batcher.deferred_requests,
+    )
     yield _by(
         "mge_cache_upstream_calls",
         "Calls on Anthropic that ended, by outcome.",

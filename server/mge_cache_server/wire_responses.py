@@ -175,6 +175,8 @@ def _batcher_stats(batcher: BatcherStatistics) -> pb.BatcherStats:
             )
             for model, use in batcher.models.items()
         },
+        deferred_batches=batcher.deferred_batches,
+        deferred_requests=batcher.deferred_requests,
     )
 
 

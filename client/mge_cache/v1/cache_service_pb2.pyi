@@ -1892,6 +1892,8 @@ class BatcherStats(_message.Message):
     MEAN_FIRST_DELTA_SECONDS_FIELD_NUMBER: _builtins.int
     MEAN_UPSTREAM_SECONDS_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    DEFERRED_BATCHES_FIELD_NUMBER: _builtins.int
+    DEFERRED_REQUESTS_FIELD_NUMBER: _builtins.int
     batches: _builtins.int
     """Batches that were sent, of whatever strategy."""
     requests: _builtins.int
@@ -1920,6 +1922,10 @@ class BatcherStats(_message.Message):
     """How long calls on Anthropic took to the first part of the text, on average, in seconds."""
     mean_upstream_seconds: _builtins.float
     """How long they took to the end of the answer, on average, in seconds."""
+    deferred_batches: _builtins.int
+    """Deferred batches that this sidecar looks after, or that callers wait for here."""
+    deferred_requests: _builtins.int
+    """Requests of them that have no outcome yet."""
     @_builtins.property
     def batches_by_strategy(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Batches by strategy: "fan_out", "merge", "deferred"."""
@@ -1959,10 +1965,12 @@ class BatcherStats(_message.Message):
         mean_first_delta_seconds: _builtins.float = ...,
         mean_upstream_seconds: _builtins.float = ...,
         models: _abc.Mapping[_builtins.str, Global___ModelUse] | None = ...,
+        deferred_batches: _builtins.int = ...,
+        deferred_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_outcome", b"batches_by_outcome", "batches_by_strategy", b"batches_by_strategy", "has_key", b"has_key", "mean_first_delta_seconds", b"mean_first_delta_seconds", "mean_size", b"mean_size", "mean_upstream_seconds", b"mean_upstream_seconds", "mean_wait_seconds", b"mean_wait_seconds", "models", b"models", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_outcome", b"batches_by_outcome", "batches_by_strategy", b"batches_by_strategy", "deferred_batches", b"deferred_batches", "deferred_requests", b"deferred_requests", "has_key", b"has_key", "mean_first_delta_seconds", b"mean_first_delta_seconds", "mean_size", b"mean_size", "mean_upstream_seconds", b"mean_upstream_seconds", "mean_wait_seconds", b"mean_wait_seconds", "models", b"models", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
