@@ -98,6 +98,7 @@ class Upstream:
         ``body`` has the members of the call but "messages" and "stream". Close the generator to
         cancel the call.
         """
+        end: Ended | None = None
         async with self.client() as sdk:
             started_s = time.perf_counter()
             rest = {name: body[name] for name in body if name not in {"model", "max_tokens"}}
@@ -111,12 +112,17 @@ class Upstream:
             has_text = False
             async with events:
                 async for event in _read(events, started_s):
+                    if isinstance(event, Ended):
+                        end = event
+                        self._counts.answered_after(event.seconds)
+                        continue
                     if isinstance(event, str) and not has_text:
                         has_text = True
                         self._counts.first_delta_after(time.perf_counter() - started_s)
-                    elif isinstance(event, Ended):
-                        self._counts.answered_after(event.seconds)
                     yield event
+        if end is not None:
+            # With the permit given back: whoever gets it may need one, to ask for parts again.
+            yield end
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:
