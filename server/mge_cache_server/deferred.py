@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE: Final = 32
 _TRIES: Final = 3
 _RETRY_MAX_S: Final = 300.0
 _NAME_BYTES: Final = 8
@@ -83,8 +84,9 @@ class Deferred:
         batch = await self._made(name, slots)
         await self._batches.keep(batch)
         self._batches.follow(batch)
-        for slot in slots:
-            await self._tickets.write(slot.question.key.namespace, slot.ids, new_ticket(slot))
+        for start in range(0, len(slots), _AT_ONCE):
+            some = slots[start : start + _AT_ONCE]
+            await asyncio.gather(*map(self._write_tickets, some))
         try:
             batch_id = await self._create(batch)
         except AskError as exc:
@@ -93,6 +95,9 @@ class Deferred:
         self._batches.sent(batch, batch_id)
         await self._batches.name(batch)
         _log.info("deferred batch sent", extra={"batch": batch_id, "requests": len(slots)})
+
+    async def _write_tickets(self, slot: Slot) -> None:
+        await self._tickets.write(slot.question.key.namespace, slot.ids, new_ticket(slot))
 
     async def _made(self, name: str, slots: Sequence[Slot]) -> Batch:
         ticks: dict[str, int] = {}

@@ -125,6 +125,7 @@ class Results:
         slot = batch.slots.get(item.custom_id)
         if ttl_s is not None:
             await self._end(batch, item, ticket, ttl_s)
+        # Later than the cache: whoever asks from now on finds it there.
         if slot is not None:
             slot.settle(reply)
 

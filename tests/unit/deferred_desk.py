@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING
+
+import pytest
 
 from mge_cache_server.deferred import Deferred
 from mge_cache_server.deferred_batches import DeferredBatches
 from mge_cache_server.deferred_results import ResultParts, Results
 from mge_cache_server.deferred_tickets import Tickets
-from mge_cache_server.errors import UpstreamUnavailableError
+from mge_cache_server.errors import AskError, UpstreamUnavailableError
 from mge_cache_server.generation import CacheUse, Question, Request, Strategy
 from mge_cache_server.memory_store import MemoryStore
 from mge_cache_server.model import Usage
 from mge_cache_server.prices import ModelPrice, Prices
 from mge_cache_server.slots import Slot
+from mge_cache_server.store import LeaseOffer
 from mge_cache_server.upstream_batches import BatchAnswer, BatchFailure, BatchResult, BatchSeen
 from tests.unit.caches import Cache, lease_of
 from tests.unit.scene import StageStore, entry_key, turns
-from tests.unit.virtual_time import now
+from tests.unit.virtual_time import now, virtual_time
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 
 POLL_S = 30.0
 USD = ModelPrice(((-1, 1e6),), ((-1, 1e6),), None, None)
@@ -155,3 +159,45 @@ class Scene:
         for desk in (self.one, self.other):
             await desk.deferred.stop()
             await desk.cache.prompts.close()
+
+
+HOUR_S = 3600.0
+THEIRS = LeaseOffer(b"t" * 16, 60.0)
+
+
+def scene(test: Callable[[Scene], Coroutine[object, object, None]]) -> Callable[[], None]:
+    """Run a test in virtual time, on a scene that is closed after it."""
+
+    @virtual_time
+    async def run() -> None:
+        made = Scene()
+        try:
+            await test(made)
+        finally:
+            await made.close()
+
+    def named() -> None:
+        run()
+
+    functools.update_wrapper(named, test)
+    del named.__wrapped__  # type: ignore[attr-defined] # pytest would look for fixtures
+    return named
+
+
+async def passes(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    await turns()
+
+
+async def stored(at: Scene, number: int = 1) -> bool:
+    return (await at.data.lookup(entry_key(number))).record is not None
+
+
+async def refused(waiting: Awaitable[object]) -> AskError:
+    with pytest.raises(AskError) as caught:
+        await waiting
+    return caught.value
+
+
+def failure_of(slot: Slot) -> BaseException | None:
+    return slot.answer.exception()
