@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
-from mge_cache_server.app_generate import AroundGenerate, assemble_generate
+from mge_cache_server.app_generate import AroundGenerate, Generate, assemble_generate
 from mge_cache_server.app_rag import check_store, make_neighbours, make_rag_cache
 from mge_cache_server.config_parse import split_address
 from mge_cache_server.counts import Counts
@@ -19,6 +19,7 @@ from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
 from mge_cache_server.metrics import Metrics
+from mge_cache_server.metrics_files import FilesCollector
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
 from mge_cache_server.prompt_cache import PromptCache
@@ -27,6 +28,7 @@ from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
 from mge_cache_server.stores import open_store, retention_s
+from mge_cache_server.watched_files import WatchedFiles, configured_files
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class _Parts:
     generate: Generate
     prices: Prices
     feed: Feed
+    files: WatchedFiles
     rpc: RpcServer
     http: HttpServer | None
 
@@ -58,7 +61,7 @@ class App:
         self._settings = settings
         self._embedded: EmbeddedValkey | None = None
         self._parts: _Parts | None = None
-        self._serving = False
+        self._ready = False
         self._pricing: asyncio.Future[None] | None = None
         self.targets: tuple[str, ...] = ()
         """Where gRPC listens, as a client writes it; empty before the start."""
@@ -74,21 +77,26 @@ class App:
         settings = self._settings
         if not settings.redis_url:
             settings = replace(settings, redis_url=await self._start_embedded())
-        parts = self._parts = _assemble(settings, ready=lambda: self._serving)
+        parts = self._parts = _assemble(settings, ready=lambda: self._ready)
         await parts.store.start()
         await check_store(settings, parts.store)
         parts.feed.start()
+        parts.files.start()
         parts.generate.deferred.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
-        self._serving = True
+        self._ready = True
         # After the start, which need not wait for it, and before the first answer, which would.
         self._pricing = asyncio.ensure_future(parts.prices.load())
 
+    def announce_end(self) -> None:
+        """Say on ``/readyz`` that the end is near; every call is served as before."""
+        self._ready = False
+
     async def stop(self) -> None:
         """Refuse new calls, let those in flight end within the grace, give leases back, close."""
-        self._serving = False
+        self._ready = False
         if self._pricing is not None:
             await asyncio.wait([self._pricing])
         parts = self._parts
@@ -105,6 +113,7 @@ class App:
             await parts.generate.batcher.abort()
             await parts.generate.upstream.close()
             await parts.feed.stop()
+            await parts.files.stop()
             await parts.store.close()
             if parts.http is not None:
                 await parts.http.stop()
@@ -145,10 +154,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     rag = make_rag_cache(settings, parts, _policy(settings), neighbours)
     prices = _prices(settings)
     generate = assemble_generate(
-        settings,
-        AroundGenerate(store, prompts, prices, counts),
-        limits=_limits(settings),
-        metrics=lambda: metrics,
+        settings, AroundGenerate(store, prompts, prices, counts), limits=_limits(settings)
     )
     reporter = Reporter(
         counts,
@@ -159,7 +165,9 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         batcher=generate.reporter,
         version=__version__,
     )
-    metrics = Metrics(reporter)
+    metrics = Metrics(reporter, generate.histograms.all)
+    files = WatchedFiles(configured_files(settings))
+    metrics.registry.register(FilesCollector(files))
     service = CacheService(
         prompts=prompts,
         rag=rag,
@@ -184,7 +192,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
     rpc = RpcServer(settings, service)
-    return _Parts(store, prompts, rag, generate, prices, feed, rpc, http)
+    return _Parts(store, prompts, rag, generate, prices, feed, files, rpc, http)
 
 
 def _policy(settings: Settings) -> CachePolicy:

@@ -17,16 +17,14 @@ from mge_cache_server.deferred_tickets import Tickets
 from mge_cache_server.fan_out import FanOut
 from mge_cache_server.generation import Strategy
 from mge_cache_server.merge_call import Merge
+from mge_cache_server.metrics_batcher import BatchHistograms
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.upstream import Upstream, UpstreamPolicy
 from mge_cache_server.upstream_batches import UpstreamBatches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mge_cache_server.config import Settings
     from mge_cache_server.counts import Counts
-    from mge_cache_server.metrics import Metrics
     from mge_cache_server.prices import Prices
     from mge_cache_server.prompt_cache import PromptCache
     from mge_cache_server.store import Store
@@ -52,6 +50,7 @@ class Generate:
     batcher: Batcher
     conversations: Conversations
     reporter: BatchReporter
+    histograms: BatchHistograms
 
 
 def assemble_generate(
@@ -59,10 +58,10 @@ def assemble_generate(
     around: AroundGenerate,
     *,
     limits: Limits,
-    metrics: Callable[[], Metrics],
 ) -> Generate:
-    """Put it together. Does no I/O. ``metrics()`` is asked later: they report on this."""
-    counts = BatchCounts()
+    """Put it together. Does no I/O."""
+    histograms = BatchHistograms()
+    counts = BatchCounts(histograms)
     upstream = Upstream(
         UpstreamPolicy(
             key_file=settings.anthropic_api_key_file,
@@ -72,10 +71,9 @@ def assemble_generate(
             calls_max=settings.upstream_calls_max,
         ),
         counts,
-        observe=lambda seconds: metrics().upstream(seconds),
     )
     fan_out = FanOut(upstream, around.prices)
-    deferred, deferred_batches, tickets = _deferred(settings, around, upstream)
+    deferred, deferred_batches, tickets = _deferred(settings, around, upstream, counts)
     batches = Batches(
         {
             Strategy.FAN_OUT: fan_out,
@@ -85,11 +83,11 @@ def assemble_generate(
         limiter=upstream.limiter,
         policy=_batch_policy(settings),
         counts=counts,
-        sent=lambda size: metrics().batch(size),
     )
     batcher = Batcher(
         around.prompts,
         batches,
+        counts,
         deferred=tickets.open,
         wait_s=settings.wait_max_s,
         answer_max_bytes=settings.answer_max_bytes,
@@ -100,11 +98,11 @@ def assemble_generate(
     reporter = BatchReporter(
         counts, batcher, upstream, deferred_batches, queue_max=settings.batch_queue_max
     )
-    return Generate(upstream, deferred, batcher, conversations, reporter)
+    return Generate(upstream, deferred, batcher, conversations, reporter, histograms)
 
 
 def _deferred(
-    settings: Settings, around: AroundGenerate, upstream: Upstream
+    settings: Settings, around: AroundGenerate, upstream: Upstream, counts: BatchCounts
 ) -> tuple[Deferred, DeferredBatches, Tickets]:
     store, poll_s = around.store, settings.deferred_poll_s
     calls = UpstreamBatches(upstream)
@@ -114,7 +112,7 @@ def _deferred(
 
     tickets = Tickets(store.deferred, around.prompts, poll_s=poll_s, failed=failed)
     results = Results(
-        ResultParts(calls, around.prompts, around.prices, tickets),
+        ResultParts(calls, around.prompts, around.prices, tickets, counts),
         answer_max_bytes=settings.answer_max_bytes,
     )
     batches = DeferredBatches(store, results, poll_s=poll_s, failed=failed, wall_clock=time.time)

@@ -27,6 +27,7 @@ from mge_cache_server.slots import Reader, Slot
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.batches import Batches
     from mge_cache_server.generation import Completion, Reply, Request
     from mge_cache_server.model import Lease
@@ -51,6 +52,7 @@ class Batcher:
         self,
         prompts: PromptCache,
         batches: Batches,
+        counts: BatchCounts,
         *,
         deferred: Callable[[Slot, str], None],
         wait_s: float,
@@ -58,6 +60,7 @@ class Batcher:
     ) -> None:
         self._prompts = prompts
         self._batches = batches
+        self._counts = counts
         self._deferred = deferred
         self._wait_s = wait_s
         self._answer_max_bytes = answer_max_bytes
@@ -184,7 +187,8 @@ class Batcher:
         namespace = question.key.namespace
         self._prompts.shared(namespace, answer, slot.joined)
         if slot.entrusted_to:
-            return  # it is kept already
+            return  # it is kept and counted already
+        self._counts.bought(question.model, reply.usage, reply.cost_usd)
         is_kept = slot.is_kept and answers.may_be_kept(reply, max_bytes=self._answer_max_bytes)
         if request.cache is CacheUse.BYPASS or not is_kept:
             self._prompts.spent(namespace, answer, priced=reply.priced)

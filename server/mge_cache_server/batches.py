@@ -14,7 +14,7 @@ from mge_cache_server.errors import AskError, DefectError, QueueFullError
 from mge_cache_server.generation import Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.limiter import Limiter
@@ -48,7 +48,8 @@ class Dispatch(Protocol):
 
 @dataclass(slots=True)
 class _Batch:
-    slots: list[Slot] = field(default_factory=list)
+    slots: dict[Slot, float] = field(default_factory=dict)
+    """With the time from which each waits."""
     alarm: asyncio.TimerHandle | None = None
 
 
@@ -56,7 +57,7 @@ _Group = tuple[Strategy, bytes]
 
 
 class Batches:
-    """Fills batches and has them sent. ``sent(size)`` is told of each."""
+    """Fills batches and has them sent."""
 
     def __init__(
         self,
@@ -65,13 +66,11 @@ class Batches:
         limiter: Limiter,
         policy: BatchPolicy,
         counts: BatchCounts,
-        sent: Callable[[int], None],
     ) -> None:
         self._strategies = strategies
         self._limiter = limiter
         self._policy = policy
         self._counts = counts
-        self._sent = sent
         self._filling: dict[_Group, _Batch] = {}
         self._under_way: dict[_Group, int] = {}
         self._sending: dict[asyncio.Task[None], Strategy] = {}
@@ -98,7 +97,7 @@ class Batches:
                 window_s = 0.0
             loop = asyncio.get_running_loop()
             batch.alarm = loop.call_later(window_s, self._close_batch, group)
-        batch.slots.append(slot)
+        batch.slots[slot] = asyncio.get_running_loop().time()
         slot.answer.add_done_callback(lambda _: self._leave(group, batch, slot))
         if len(batch.slots) >= policy.batch_max[strategy] or self._closing:
             self._close_batch(group)
@@ -126,7 +125,7 @@ class Batches:
     def _leave(self, group: _Group, batch: _Batch, slot: Slot) -> None:
         """Take a question out that nobody waits for any more, if it has not been sent."""
         if self._filling.get(group) is batch:
-            batch.slots.remove(slot)
+            batch.slots.pop(slot, None)
             if not batch.slots:
                 self._close_batch(group)
 
@@ -136,9 +135,8 @@ class Batches:
             batch.alarm.cancel()
         slots = [slot for slot in batch.slots if slot.is_wanted]
         if slots:
-            self._counts.batches[group[0]] += 1
-            self._counts.requests += len(slots)
-            self._sent(len(slots))
+            now_s = asyncio.get_running_loop().time()
+            self._counts.sent(group[0], [now_s - batch.slots[slot] for slot in slots])
             self._under_way[group] = self._under_way.get(group, 0) + 1
             sending = asyncio.get_running_loop().create_task(self._send(group, slots))
             self._sending[sending] = group[0]
@@ -158,6 +156,8 @@ class Batches:
                 if not slot.entrusted_to:
                     # If a strategy has left it open.
                     slot.refuse(DefectError("internal error; see the sidecar's log"))
+            if not any(slot.entrusted_to for slot in slots):
+                self._counts.outcomes[group[0], _outcome(slots)] += 1
 
     def _sent_off(self, sending: asyncio.Task[None]) -> None:
         del self._sending[sending]
@@ -170,3 +170,13 @@ def _group(slot: Slot) -> _Group:
     # What Anthropic answers later need not agree in anything.
     strategy = slot.request.strategy
     return strategy, b"" if strategy is Strategy.DEFERRED else slot.question.group
+
+
+def _outcome(slots: Sequence[Slot]) -> str:
+    if all(slot.answer.cancelled() for slot in slots):
+        return "cancelled"
+    wanted = [slot for slot in slots if not slot.answer.cancelled()]
+    answered = sum(slot.answer.exception() is None for slot in wanted)
+    if answered == len(wanted):
+        return "ok"
+    return "partly" if answered else "failed"

@@ -26,6 +26,7 @@ from mge_cache_server.upstream_batches import BatchAnswer, BatchFailure
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.deferred_batches import Batch
     from mge_cache_server.deferred_codec import Item
     from mge_cache_server.deferred_tickets import Tickets
@@ -50,6 +51,7 @@ class ResultParts:
     prompts: PromptCache
     prices: Prices
     tickets: Tickets
+    counts: BatchCounts
 
 
 class Results:
@@ -60,6 +62,7 @@ class Results:
         self._prompts = parts.prompts
         self._prices = parts.prices
         self._tickets = parts.tickets
+        self._counts = parts.counts
         self._answer_max_bytes = answer_max_bytes
         self._failing = False
 
@@ -121,6 +124,8 @@ class Results:
             await self.refuse(batch, item, result.error)
             return
         reply = await self._reply(batch, item, result)
+        if item.custom_id not in batch.paid:
+            self._counts.bought(item.model, reply.usage, reply.cost_usd)
         ticket, ttl_s = await self._keep(batch, item, reply)
         slot = batch.slots.get(item.custom_id)
         if ttl_s is not None:
@@ -174,7 +179,10 @@ class Results:
         slot = batch.slots.get(item.custom_id)
         ids = item.ids if slot is None else {**dict.fromkeys(item.ids), **slot.ids}
         await self._tickets.write(item.key.namespace, ids, ticket, ttl_s)
-        batch.open.pop(item.custom_id, None)
+        if batch.open.pop(item.custom_id, None) is not None and not batch.open:
+            answered, asked = len(batch.paid), len(batch.record.items)
+            outcome = "ok" if answered == asked else "partly" if answered else "failed"
+            self._counts.outcomes[Strategy.DEFERRED, outcome] += 1
 
     async def _reply(self, batch: Batch, item: Item, answer: BatchAnswer) -> Reply:
         await self._prices.prepare(item.model)

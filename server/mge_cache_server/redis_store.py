@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 _IN_FLIGHT_MAX = 32
 _SCAN_PAGE = 500
-_ROWS_PAGE = 1000
+_ROWS_PAGE = 250
 _PROBE_KEY = EntryKey("default", bytes(32))
 """No prompt has this key."""
 

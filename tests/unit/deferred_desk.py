@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from mge_cache_server.batch_counts import BatchCounts
 from mge_cache_server.deferred import Deferred
 from mge_cache_server.deferred_batches import DeferredBatches
 from mge_cache_server.deferred_results import ResultParts, Results
@@ -15,6 +16,7 @@ from mge_cache_server.deferred_tickets import Tickets
 from mge_cache_server.errors import AskError, UpstreamUnavailableError
 from mge_cache_server.generation import CacheUse, Question, Request, Strategy
 from mge_cache_server.memory_store import MemoryStore
+from mge_cache_server.metrics_batcher import BatchHistograms
 from mge_cache_server.model import Usage
 from mge_cache_server.prices import ModelPrice, Prices
 from mge_cache_server.slots import Slot
@@ -100,7 +102,9 @@ class Desk:
         self.tickets = Tickets(
             self.store.deferred, self.cache.prompts, poll_s=POLL_S, failed=self.cache._failed
         )
-        parts = ResultParts(anthropic, self.cache.prompts, Prices({"*": USD}), self.tickets)
+        prices = Prices({"*": USD})
+        self.counts = BatchCounts(BatchHistograms())
+        parts = ResultParts(anthropic, self.cache.prompts, prices, self.tickets, self.counts)
         self.batches = DeferredBatches(
             self.store,
             Results(parts, answer_max_bytes=1000),
