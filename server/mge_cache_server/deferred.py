@@ -75,8 +75,11 @@ class Deferred:
 
     async def send(self, slots: Sequence[Slot]) -> None:
         """Send a batch; its slots are answered later, or refused if Anthropic does not take it."""
+        # Whoever has left in the moment since the batch was closed; no longer from here on.
+        slots = [slot for slot in slots if slot.is_wanted]
+        if not slots:
+            return
         name = secrets.token_hex(_NAME_BYTES)
-        # Without an await since the batch was closed: whoever leaves from now on leaves it there.
         for slot in slots:
             slot.entrusted_to = name
             if slot.lease is not None:

@@ -167,3 +167,15 @@ async def test_a_sidecar_that_lost_its_claim_delivers_all_the_same(at: Scene) ->
     await passes(2 * POLL_S)
     assert slot.answer.result().text.startswith("to ")
     assert await at.data.deferred.list_batches() == []
+
+
+@scene
+async def test_who_leaves_in_the_last_moment_is_not_sent(at: Scene) -> None:
+    staying, leaving = await at.one.slot(1), await at.one.slot(2)
+    leaving.answer.cancel()
+    await at.one.deferred.send([leaving])
+    assert at.anthropic.sent == {}
+    await at.one.deferred.send([staying, leaving])
+    assert [len(each) for each in at.anthropic.sent.values()] == [1]
+    # Its lease is its leader's to give back.
+    assert not leaving.entrusted_to
