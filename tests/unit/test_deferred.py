@@ -163,6 +163,9 @@ async def test_a_sidecar_that_lost_its_claim_delivers_all_the_same(at: Scene) ->
     at.other.deferred.start()
     await turns()
     assert name in at.other.batches
+    await passes(HOUR_S)
+    # Only one of them asks.
+    assert HOUR_S / POLL_S <= at.anthropic.polls <= HOUR_S / POLL_S + 1
     at.anthropic.end()
     await passes(2 * POLL_S)
     assert slot.answer.result().text.startswith("to ")

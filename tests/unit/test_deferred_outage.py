@@ -76,6 +76,7 @@ async def test_a_store_that_is_away_when_the_results_come(at: Scene) -> None:
     assert await stored(at)
     assert await at.data.deferred.list_batches() == []
     assert at.one.cache.layer().spent_usd == COST_USD
+    assert at.one.counts.models["m"].cost_usd == COST_USD
 
 
 @scene
