@@ -15,7 +15,7 @@ from mge_cache_server.codec import RecordError
 from mge_cache_server.deferred_batches import BEAT_MAX_S, Batch
 from mge_cache_server.deferred_codec import BatchRecord, Item, decode_batch
 from mge_cache_server.deferred_tickets import new_ticket
-from mge_cache_server.errors import AskError, StoreError
+from mge_cache_server.errors import AskError, DefectError, StoreError
 from mge_cache_server.store_deferred import Claim
 
 if TYPE_CHECKING:
@@ -87,14 +87,18 @@ class Deferred:
         batch = await self._made(name, slots)
         await self._batches.keep(batch)
         self._batches.follow(batch)
-        for start in range(0, len(slots), _AT_ONCE):
-            some = slots[start : start + _AT_ONCE]
-            await asyncio.gather(*map(self._write_tickets, some))
         try:
+            for start in range(0, len(slots), _AT_ONCE):
+                some = slots[start : start + _AT_ONCE]
+                await asyncio.gather(*map(self._write_tickets, some))
             batch_id = await self._create(batch)
         except AskError as exc:
             await self._batches.give_up(batch, exc)
             return
+        except Exception:
+            defect = DefectError("internal error; see the sidecar's log")
+            await self._batches.give_up(batch, defect)
+            raise
         self._batches.sent(batch, batch_id)
         await self._batches.name(batch)
         _log.info("deferred batch sent", extra={"batch": batch_id, "requests": len(slots)})

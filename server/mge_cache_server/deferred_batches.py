@@ -61,6 +61,8 @@ class Batch:
     """Those whose cost has been counted."""
     strangers: set[str] = field(default_factory=set)
     """Anthropic's ids of batches that might have been this one, and are not."""
+    failing: bool = False
+    """Whether the last poll failed."""
     poll_at_s: float = 0.0
     claim_at_s: float = 0.0
     renew_at_s: float = 0.0

@@ -47,8 +47,11 @@ class Anthropic:
         self.created_s: dict[str, float] = {}
         self.polls = 0
         self.dies_after_sending = False
+        self.defect: Exception | None = None
 
     async def create(self, requests: Sequence[tuple[str, Question]]) -> str:
+        if self.defect is not None:
+            raise self.defect
         self._answer()
         return await self.take([custom_id for custom_id, _ in requests])
 

@@ -8,6 +8,7 @@ import pytest
 
 from mge_cache_server.errors import (
     AnswerTimeoutError,
+    DefectError,
     StoreUnavailableError,
     UpstreamUnavailableError,
 )
@@ -172,3 +173,15 @@ async def test_what_a_newer_sidecar_wrote_is_left_to_it(at: Scene) -> None:
     assert at.other.errors()["decode"] >= 1
     assert await at.data.deferred.list_batches() == ["n"]
     assert len(at.other.batches) == 0
+
+
+@scene
+async def test_a_defect_leaves_nothing_behind(at: Scene) -> None:
+    slots = [await at.one.slot(1)]
+    at.anthropic.defect = ValueError("ours")
+    with pytest.raises(ValueError, match="ours"):
+        await at.one.deferred.send(slots)
+    await turns()
+    assert isinstance(failure_of(slots[0]), DefectError)
+    assert await at.data.deferred.list_batches() == []
+    assert (await at.data.lookup(entry_key(), THEIRS)).granted
