@@ -148,6 +148,10 @@ class Batches:
         except AskError as exc:
             for slot in slots:
                 slot.refuse(exc)
+        except Exception:
+            for slot in slots:
+                slot.refuse(DefectError("internal error; see the sidecar's log"))
+            raise
         finally:
             self._under_way[group] -= 1
             if not self._under_way[group]:

@@ -15,7 +15,7 @@ from mge_cache_server.codec import RecordError
 from mge_cache_server.deferred_batches import BEAT_MAX_S, Batch
 from mge_cache_server.deferred_codec import BatchRecord, Item, decode_batch
 from mge_cache_server.deferred_tickets import new_ticket
-from mge_cache_server.errors import AskError, StoreError
+from mge_cache_server.errors import AskError, DefectError, StoreError
 from mge_cache_server.store_deferred import Claim
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_AT_ONCE: Final = 32
 _TRIES: Final = 3
 _RETRY_MAX_S: Final = 300.0
 _NAME_BYTES: Final = 8
@@ -74,8 +75,11 @@ class Deferred:
 
     async def send(self, slots: Sequence[Slot]) -> None:
         """Send a batch; its slots are answered later, or refused if Anthropic does not take it."""
+        # Whoever has left in the moment since the batch was closed; no longer from here on.
+        slots = [slot for slot in slots if slot.is_wanted]
+        if not slots:
+            return
         name = secrets.token_hex(_NAME_BYTES)
-        # Without an await since the batch was closed: whoever leaves from now on leaves it there.
         for slot in slots:
             slot.entrusted_to = name
             if slot.lease is not None:
@@ -83,16 +87,24 @@ class Deferred:
         batch = await self._made(name, slots)
         await self._batches.keep(batch)
         self._batches.follow(batch)
-        for slot in slots:
-            await self._tickets.write(slot.question.key.namespace, slot.ids, new_ticket(slot))
         try:
+            for start in range(0, len(slots), _AT_ONCE):
+                some = slots[start : start + _AT_ONCE]
+                await asyncio.gather(*map(self._write_tickets, some))
             batch_id = await self._create(batch)
         except AskError as exc:
             await self._batches.give_up(batch, exc)
             return
+        except Exception:
+            defect = DefectError("internal error; see the sidecar's log")
+            await self._batches.give_up(batch, defect)
+            raise
         self._batches.sent(batch, batch_id)
         await self._batches.name(batch)
         _log.info("deferred batch sent", extra={"batch": batch_id, "requests": len(slots)})
+
+    async def _write_tickets(self, slot: Slot) -> None:
+        await self._tickets.write(slot.question.key.namespace, slot.ids, new_ticket(slot))
 
     async def _made(self, name: str, slots: Sequence[Slot]) -> Batch:
         ticks: dict[str, int] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from mge_cache_server.deferred_codec import encode_batch
@@ -61,6 +61,8 @@ class Batch:
     """Those whose cost has been counted."""
     strangers: set[str] = field(default_factory=set)
     """Anthropic's ids of batches that might have been this one, and are not."""
+    failing: bool = False
+    """Whether the last poll failed."""
     poll_at_s: float = 0.0
     claim_at_s: float = 0.0
     renew_at_s: float = 0.0
@@ -192,6 +194,8 @@ class DeferredBatches:
     async def _follow(self, batch: Batch) -> None:
         loop = asyncio.get_running_loop()
         while batch.open:
+            if not batch.sending:
+                _let_callers_go(batch)
             if await self.is_ours(batch):
                 if loop.time() >= batch.renew_at_s:
                     await self.hold_leases(batch)
@@ -260,6 +264,17 @@ class DeferredBatches:
     def _left_s(self, batch: Batch) -> float:
         left_s = batch.record.created_ms / 1000 + DEFERRED_MAX_S - self._wall_clock()
         return max(1.0, min(left_s, DEFERRED_MAX_S))
+
+
+def _let_callers_go(batch: Batch) -> None:
+    """Forget those who have left, and their prompts; what they wanted of the answer stays."""
+    for custom_id, slot in list(batch.slots.items()):
+        if not slot.is_wanted:
+            del batch.slots[custom_id]
+            item = batch.open.get(custom_id)
+            if item is not None:
+                ids = tuple(dict.fromkeys((*item.ids, *slot.ids)))
+                batch.open[custom_id] = replace(item, tags=tuple(slot.tags), ids=ids)
 
 
 def _refuse(batch: Batch, error: AskError) -> None:

@@ -98,13 +98,21 @@ def failure_of(error: AskError) -> tuple[str, str]:
 
 def encode_batch(record: BatchRecord) -> bytes:
     """Write a batch."""
-    items = []
-    for item in record.items:
-        fields = asdict(item)
-        fields["key"] = [item.key.namespace, item.key.digest.hex()]
-        fields["cache"] = item.cache.value
-        fields["token"] = item.token.hex()
-        items.append(fields)
+    items = [
+        {
+            "custom_id": item.custom_id,
+            "key": [item.key.namespace, item.key.digest.hex()],
+            "model": item.model,
+            "tags": item.tags,
+            "ttl_s": item.ttl_s,
+            "cache": item.cache.value,
+            "kept": item.kept,
+            "token": item.token.hex(),
+            "tick": item.tick,
+            "ids": item.ids,
+        }
+        for item in record.items
+    ]
     return _write({"created_ms": record.created_ms, "items": items})
 
 

@@ -64,7 +64,6 @@ class Results:
         self._tickets = parts.tickets
         self._counts = parts.counts
         self._answer_max_bytes = answer_max_bytes
-        self._failing = False
 
     async def poll(self, batch: Batch, is_ours: Callable[[], Awaitable[bool]]) -> None:
         """Ask for a batch once, and settle its requests if it has ended.
@@ -78,13 +77,13 @@ class Results:
                 await self._read(batch, is_ours)
         except AskError as exc:
             # It is asked for again. What it costs is still to be had.
-            if not self._failing:
+            if not batch.failing:
                 _log.warning("deferred batch cannot be asked for", extra={"reason": str(exc)})
-            self._failing = True
+            batch.failing = True
         else:
-            if self._failing:
-                _log.info("deferred batches can be asked for again")
-            self._failing = False
+            if batch.failing:
+                _log.info("deferred batch can be asked for again")
+            batch.failing = False
 
     async def refuse(self, batch: Batch, item: Item, error: AskError) -> None:
         """End a request without an answer."""
@@ -130,6 +129,7 @@ class Results:
         slot = batch.slots.get(item.custom_id)
         if ttl_s is not None:
             await self._end(batch, item, ticket, ttl_s)
+        # Later than the cache: whoever asks from now on finds it there.
         if slot is not None:
             slot.settle(reply)
 
