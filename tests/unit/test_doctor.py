@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,6 +44,8 @@ def test_modes_of_files_with_secrets(tmp_path: Path, mode: int, verdict: Verdict
     ],
 )
 def test_each_file_with_a_secret_is_looked_at(tmp_path: Path, field: str) -> None:
-    [finding] = check_files(Settings(**{field: str(tmp_path / "missing")}))
+    missing: dict[str, Any] = {field: str(tmp_path / "missing")}
+    settings = replace(Settings(), **missing)
+    [finding] = check_files(settings)
     assert finding.verdict is Verdict.PROBLEM
     assert "--" + field.replace("_", "-") in finding.text
