@@ -301,8 +301,7 @@ async def test_stats(terminal: Terminal) -> None:
         "time_reduction": {"value": 0.4, "target": 0.4},
     }
     assert shown["batcher"]["batches_by_strategy"] == {"merge": 3, "fan_out": 1, "deferred": 0}
-    batcher = shown["batcher"]
-    assert (batcher["upstream_limit"], batcher["models"]["m"]["cost_usd"]) == (8, 0.1)
+    assert shown["batcher"]["models"]["m"]["cost_usd"] == 0.1
     assert shown["layers"][0]["computed_s"] == 60.0
     _, out, _ = await terminal("stats")
     for told in (
