@@ -37,6 +37,7 @@ _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
 _BREAKER_RETRY_S: Final = 5.0
 _NO_KEY: Final = "no key to Anthropic: set --anthropic-api-key-file or ANTHROPIC_API_KEY"
+_ODD_KEY: Final = "the key to Anthropic is not one line of printable ASCII"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,8 @@ class Upstream:
         key = self._key.read()
         if not key:
             raise NoKeyError(_NO_KEY)
+        if not (key.isascii() and key.isprintable()):
+            raise NoKeyError(_ODD_KEY)  # else it would look like a connection that fails
         sdk = await self._load()
         async with self.limiter.permit():
             if not self._breaker.allows():

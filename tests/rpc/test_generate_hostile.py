@@ -57,3 +57,13 @@ async def test_max_tokens_is_a_number_that_a_model_could_have(
     await talk.start("a", identity=identity("prompt", max_tokens=tokens))
     refusal = await talk.error("a")
     assert (refusal.code, "max_tokens" in refusal.message) == (INVALID, True)
+
+
+@pytest.mark.parametrize("key", ["sk-café", "sk-first\nsk-second"])
+async def test_a_key_that_is_none_is_told_as_such(generating: Generating, key: str) -> None:
+    talk = Talk(await generating(anthropic_api_key=key))
+    await talk.start("a")
+    refusal = await talk.error("a")
+    assert refusal.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert "printable" in refusal.message
+    assert "sk-" not in refusal.message
