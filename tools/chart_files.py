@@ -1,4 +1,4 @@
-"""``python -m tools.chart_files [--check]``: writes the sidecar's settings into the charts.
+"""``python -m tools.chart_files``: writes the sidecar's settings into the charts.
 
 The library chart takes settings by their names in the configuration file. Which there are, what
 each may hold and its environment variable come from ``config.options()``: into the schema of the
@@ -7,10 +7,8 @@ values, and into a template that maps names to variables.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,22 +101,11 @@ def generated(library: Path = LIBRARY) -> dict[Path, str]:
     }
 
 
-def main() -> int:
-    """Write the files, or say which are stale; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write the sidecar's settings into the charts.")
-    parser.add_argument("--check", action="store_true", help="change nothing, name what is stale")
-    check = parser.parse_args().check
-    stale = 0
+def main() -> None:
+    """Write the files."""
     for path, content in generated().items():
-        if path.exists() and path.read_text(encoding="utf-8") == content:
-            continue
-        if check:
-            print(f"{path}: stale, run `make helm-files`", file=sys.stderr)
-            stale = 1
-        else:
-            path.write_text(content, encoding="utf-8")
-    return stale
+        path.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

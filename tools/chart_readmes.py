@@ -1,4 +1,4 @@
-"""``python -m tools.chart_readmes [--check]``: writes the charts' values into their READMEs.
+"""``python -m tools.chart_readmes``: writes the charts' values into their READMEs.
 
 A row for each value of values.yaml: its path, its default, and the comment above it. A map whose
 members have no comments of their own is one value.
@@ -6,10 +6,8 @@ members have no comments of their own is one value.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,24 +77,12 @@ def readme_with_values(chart: Path) -> str:
     return _BLOCK.sub(lambda marks: f"{marks[1]}\n{made}\n{marks[2]}", readme)
 
 
-def main() -> int:
-    """Write the READMEs, or say which are stale; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Write the charts' values into their READMEs.")
-    parser.add_argument("--check", action="store_true", help="change nothing, name what is stale")
-    check = parser.parse_args().check
-    stale = 0
+def main() -> None:
+    """Write the READMEs."""
     for chart in CHARTS:
-        readme = HELM / chart / "README.md"
-        content = readme_with_values(HELM / chart)
-        if content == readme.read_text(encoding="utf-8"):
-            continue
-        if check:
-            print(f"{readme}: stale, run `make helm-docs`", file=sys.stderr)
-            stale = 1
-        else:
-            readme.write_text(content, encoding="utf-8")
-    return stale
+        text = readme_with_values(HELM / chart)
+        (HELM / chart / "README.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

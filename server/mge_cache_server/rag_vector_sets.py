@@ -50,8 +50,6 @@ _BACKGROUND_MAX = 64
 """Tasks that are under way. Whatever is dead beyond them will be found again."""
 _SLACK = 2e-6
 """By how much a cosine of float32 numbers may be wrong."""
-
-
 _UNTENDED = -2
 """Earlier than every floor."""
 

@@ -59,11 +59,6 @@ class Slot:
         return self.request.question
 
     @property
-    def is_over(self) -> bool:
-        """Whether the callers have their outcome."""
-        return self._outcome is not None
-
-    @property
     def is_wanted(self) -> bool:
         """Whether a strategy still has to find the answer."""
         return not self.answer.done()

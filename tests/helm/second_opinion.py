@@ -17,7 +17,6 @@ _DNS = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _LABEL_MAX = 63
 _POLICIES = ("MutatingAdmissionPolicy", "MutatingAdmissionPolicyBinding")
-DATA_PLANE = "MGE_CACHE_LISTEN"
 
 
 def problems(objects: list[Object]) -> list[str]:
