@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.bench import servers
+from tests.bench.batcher import FULL, QUICK, batcher_json, measure_batcher, show_batcher
 from tests.bench.dropin import measure_dropin
 from tests.bench.measure import LoadError
 from tests.bench.processes import StartError
@@ -131,6 +132,7 @@ def main() -> int:
                 return 0
             report = run(_measure(Path(name), options, console))
             retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
+            batcher = run(measure_batcher(Path(name), QUICK if options.quick else FULL))
     except StoppedError as error:
         console.print(str(error))
         return INTERRUPTED
@@ -139,8 +141,10 @@ def main() -> int:
         return 1
     show(report, console)
     show_retrievers(retrievers, console)
+    show_batcher(batcher, console)
     if options.json is not None:
         figures = as_json(report) | {"retrievers_p50_s": retrievers.p50_s}
+        figures["batcher"] = batcher_json(batcher)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 
