@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mge_cache_server.errors import AskError
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.model import Usage
-from mge_cache_server.upstream import Begun, Ended
+from mge_cache_server.upstream_events import Begun, Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence

@@ -22,16 +22,16 @@ from mge_cache_server.errors import (
     UpstreamUnavailableError,
 )
 from mge_cache_server.limiter import Limiter
-from mge_cache_server.model import Usage
+from mge_cache_server.upstream_events import CutError, Ended, read_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
-    from anthropic import AsyncAnthropic, AsyncStream
-    from anthropic.types import RawMessageStreamEvent
+    from anthropic import AsyncAnthropic
 
     from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.errors import AskError
+    from mge_cache_server.upstream_events import UpstreamEvent
 
 _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
@@ -50,25 +50,6 @@ class UpstreamPolicy:
     base_url: str
     silence_s: float
     calls_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The answer begins: what it has in common with others is in Anthropic's prompt cache now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The answer is complete."""
-
-    stop_reason: str
-    usage: Usage
-    seconds: float
-    """How long it took, from the call on."""
-
-
-UpstreamEvent = Begun | str | Ended
-"""What arrives, in this order: ``Begun``, parts of the text, ``Ended``."""
 
 
 class Upstream:
@@ -102,7 +83,7 @@ class Upstream:
         """Ask, and yield the answer as it arrives; raises AskError.
 
         ``body`` has the members of the call but "messages" and "stream". Close the generator to
-        cancel the call.
+        cancel the call. Its permit is held until the generator ends: make no other call meanwhile.
         """
         async with self.client() as sdk:
             started_s = time.perf_counter()
@@ -115,9 +96,10 @@ class Upstream:
                 extra_body=rest,
             )
             async with events:
-                async for event in _read(events, started_s):
+                async for event in read_answer(events, started_s):
                     yield event
-            self._observe(time.perf_counter() - started_s)
+                    if isinstance(event, Ended):
+                        self._observe(event.seconds)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:
@@ -195,7 +177,7 @@ class Upstream:
         if isinstance(exc, anthropic.APITimeoutError | httpx2.TimeoutException):
             outcomes["timed_out"] += 1
             return self._unavailable(f"Anthropic said nothing for {self._policy.silence_s:g} s")
-        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | _CutError):
+        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | CutError):
             outcomes["failed"] += 1
             return self._unavailable("the connection to Anthropic failed")
         return None
@@ -228,45 +210,6 @@ class Upstream:
         # `slow`: one failure alone is no reason to leave Anthropic alone, three in a row are.
         self.breaker_open = self._breaker.failed(slow=True) or self.breaker_open
         return UpstreamUnavailableError(problem, retry_after_s=retry_after_s)
-
-
-class _CutError(Exception):
-    """The stream ended before the answer did."""
-
-
-async def _read(
-    events: AsyncStream[RawMessageStreamEvent], started_s: float
-) -> AsyncIterator[UpstreamEvent]:
-    usage, stop_reason = Usage(), None
-    async for event in events:
-        match event.type:
-            case "message_start":
-                usage = _usage(event.message.usage, usage)
-                yield Begun()
-            case "content_block_delta" if event.delta.type == "text_delta":
-                yield event.delta.text
-            case "message_delta":
-                usage = _usage(event.usage, usage)
-                stop_reason = event.delta.stop_reason
-            case "message_stop":
-                yield Ended(stop_reason or "", usage, time.perf_counter() - started_s)
-                return
-    raise _CutError
-
-
-def _usage(reported: Any, before: Usage) -> Usage:
-    """Read a usage; where a count is not reported, it is as before."""
-
-    def count(name: str, known: int) -> int:
-        value = getattr(reported, name, None)
-        return known if value is None else int(value)
-
-    return Usage(
-        count("input_tokens", before.input_tokens),
-        count("output_tokens", before.output_tokens),
-        count("cache_read_input_tokens", before.cache_read_tokens),
-        count("cache_creation_input_tokens", before.cache_write_tokens),
-    )
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

@@ -35,9 +35,11 @@ class _BrokenError(Exception):
 class Call:
     """One call under way."""
 
-    def __init__(self, headers: dict[str, str], body: dict[str, Any]) -> None:
+    def __init__(self, headers: dict[str, str], body: dict[str, Any], port: int) -> None:
         self.headers = headers
         self.body = body
+        self.port = port
+        """The caller's end of the connection: equal for calls that share it."""
         self.gone = asyncio.Event()
         """Set when the caller has closed the connection before the end."""
         self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
@@ -75,13 +77,20 @@ class Call:
         """Go on with the answer."""
         self._event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
 
-    def end(self, stop_reason: str = "end_turn", *, output_tokens: int = TOKENS_OUT) -> None:
-        """End the answer."""
+    def end(
+        self,
+        stop_reason: str = "end_turn",
+        *,
+        output_tokens: int = TOKENS_OUT,
+        closed: bool = True,
+    ) -> None:
+        """End the answer, and the response unless ``closed`` is false."""
         self._event("content_block_stop", index=0)
         delta = {"stop_reason": stop_reason, "stop_sequence": None}
         self._event("message_delta", delta=delta, usage={"output_tokens": output_tokens})
         self._event("message_stop")
-        self._events.put_nowait(None)
+        if closed:
+            self._events.put_nowait(None)
 
     def answer(self, text: str, stop_reason: str = "end_turn") -> None:
         """Answer at once."""
@@ -164,7 +173,8 @@ class ScriptedUpstream:
 
     async def _messages(self, request: Request) -> Response:
         self.calls += 1
-        call = Call(dict(request.headers), json.loads(await request.body()))
+        port = request.client.port if request.client else 0
+        call = Call(dict(request.headers), json.loads(await request.body()), port)
         self._waiting.put_nowait(call)
         answering = asyncio.ensure_future(call.response())
         leaving = asyncio.ensure_future(request.receive())
