@@ -120,6 +120,7 @@ class Batcher:
         try:
             found, lease = await self._look_up(slot)
             if found is not None:
+                self._forget(slot)  # whoever comes from now on counts as a look-up of its own
                 slot.complete(found)
                 return
             async with self._held(lease):
@@ -143,6 +144,8 @@ class Batcher:
         found = _from_cache(outcome)
         # What is no text was stored by somebody else, for somebody else: it stays.
         slot.is_kept = found is not None
+        if found is not None:
+            self._prompts.shared(slot.question.key.namespace, outcome.entry.answer, slot.joined)
         return found, None
 
     @asynccontextmanager

@@ -34,8 +34,8 @@ def show_batching(batched: Batched, console: Console) -> None:
     ):
         row(name, *(f"{each.count(source):,}" for each in passes))
     row("batches", *(_batches(each) for each in passes))
-    row("calls that the Messages server saw", *(f"{each.served.calls:,}" for each in passes))
-    row("dollars that it billed", *(f"${each.served.billed_usd:.4f}" for each in passes))
+    row("calls served", *(f"{each.served.calls:,}" for each in passes))
+    row("dollars billed", *(f"${each.served.billed_usd:.4f}" for each in passes))
     row(
         "dollars saved",
         *(f"${sum(a.cost_saved_usd for a in each.answers):.4f}" for each in passes),

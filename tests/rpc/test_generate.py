@@ -29,6 +29,10 @@ async def _upstream_is_idle(stub: CacheServiceAsyncStub) -> bool:
     return batcher.upstream_in_flight == 0
 
 
+async def _is_hit(stub: CacheServiceAsyncStub, asked: pb.GetPromptRequest) -> bool:
+    return (await stub.GetPrompt(asked)).WhichOneof("outcome") == "hit"
+
+
 async def test_the_text_arrives_as_it_grows(
     generating: Generating, upstream: ScriptedUpstream
 ) -> None:
@@ -207,6 +211,28 @@ async def test_equal_requests_share_one_call(
     await stub.Invalidate(pb.InvalidateRequest(masterplan="mine"))
     looked_up = await stub.GetPrompt(pb.GetPromptRequest(identity=identity("x"), peek=True))
     assert looked_up.WhichOneof("outcome") == "miss"
+
+
+async def test_each_request_that_the_cache_answers_is_a_hit(
+    generating: Generating, upstream: ScriptedUpstream, store_settings: dict[str, object]
+) -> None:
+    stub = await generating(**store_settings, l1_max_bytes=0)
+    talk = Talk(stub)
+    await talk.start("first", "x")
+    (await upstream.call()).answer("cached")
+    await talk.end("first")
+    asked = pb.GetPromptRequest(identity=identity("x"), peek=True)
+    await eventually(lambda: _is_hit(stub, asked))
+
+    # Some share one look-up, as the store takes a while.
+    for number in range(50):
+        await talk.start(str(number), "x")
+    done = (await talk.ends(50)).values()
+
+    assert {each.source for each in done} == {pb.ANSWER_SOURCE_CACHE}
+    layer = (await stub.Stats(pb.StatsRequest())).layers[0]
+    assert layer.total_hits == 50
+    assert layer.saved_usd == pytest.approx(50 * COST_USD)
 
 
 async def test_two_sidecars_make_one_call(
