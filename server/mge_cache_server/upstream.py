@@ -25,7 +25,7 @@ from mge_cache_server.limiter import Limiter
 from mge_cache_server.upstream_events import CutError, Ended, read_answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from anthropic import AsyncAnthropic
 
@@ -53,18 +53,12 @@ class UpstreamPolicy:
 
 
 class Upstream:
-    """Calls Anthropic's Messages API, within the limit that it sets.
+    """Calls Anthropic's Messages API, within the limit that it sets."""
 
-    ``observe(seconds)`` is told how long each call took that was answered.
-    """
-
-    def __init__(
-        self, policy: UpstreamPolicy, counts: BatchCounts, *, observe: Callable[[float], None]
-    ) -> None:
+    def __init__(self, policy: UpstreamPolicy, counts: BatchCounts) -> None:
         self.limiter = Limiter(policy.calls_max)
         self._policy = policy
         self._counts = counts
-        self._observe = observe
         self._key = _Key(policy.key_file, policy.key)
         self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=time.monotonic)
         self._loading = asyncio.Lock()
@@ -95,11 +89,15 @@ class Upstream:
                 stream=True,
                 extra_body=rest,
             )
+            has_text = False
             async with events:
                 async for event in read_answer(events, started_s):
+                    if isinstance(event, str) and not has_text:
+                        has_text = True
+                        self._counts.first_delta_after(time.perf_counter() - started_s)
+                    elif isinstance(event, Ended):
+                        self._counts.answered_after(event.seconds)
                     yield event
-                    if isinstance(event, Ended):
-                        self._observe(event.seconds)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:

@@ -16,6 +16,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
+from tests.rpc.scripted_batches import ScriptedBatches
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -154,6 +156,7 @@ class ScriptedUpstream:
     def __init__(self) -> None:
         self.url = ""
         self.calls = 0
+        self.batches = ScriptedBatches()
         self._waiting: asyncio.Queue[Call] = asyncio.Queue()
 
     async def call(self) -> Call:
@@ -187,7 +190,8 @@ class ScriptedUpstream:
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
-        return Starlette(routes=[Route("/v1/messages", self._messages, methods=["POST"])])
+        messages = Route("/v1/messages", self._messages, methods=["POST"])
+        return Starlette(routes=[messages, *self.batches.routes()])
 
 
 @asynccontextmanager
