@@ -93,8 +93,7 @@ class Batcher:
         await self._batches.abort()
 
     def _lead(self, request: Request) -> Slot:
-        # By a lambda, as there is no task yet.
-        slot = Slot(request, gone=lambda: task.cancel())  # noqa: PLW0108
+        slot = Slot(request, gone=lambda: self._give_up(slot, task))
         task = self._start(self._answer(slot))
         if request.cache is not CacheUse.BYPASS:
             self._slots[_name(request)] = slot
@@ -110,6 +109,13 @@ class Batcher:
 
         task.add_done_callback(ended)
         return slot
+
+    def _give_up(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        # At once: whoever asks now must not join what is about to end.
+        self._forget(slot)
+        if slot.is_wanted:
+            task.cancel()
+        # Else the answer is bought: it goes to the cache.
 
     def _forget(self, slot: Slot) -> None:
         name = _name(slot.request)
