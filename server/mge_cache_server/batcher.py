@@ -159,6 +159,8 @@ class Batcher:
             return
         holding = asyncio.ensure_future(self._prompts.leases.hold(lease, _HOLD_MAX_S))
         try:
+            # It gives the lease back when it is cancelled, but not before it has begun.
+            await asyncio.sleep(0)
             yield
         finally:
             holding.cancel()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from mge_cache_server.errors import QueueFullError
 from mge_cache_server.generation import AnswerSource, Completion
 from tests.unit.batching import Batching, Caller
 from tests.unit.dictated import LONG_SYSTEM
@@ -49,7 +48,7 @@ async def test_an_answer_that_is_paid_for_is_kept_though_the_last_has_just_left(
     call.end()
     [slot] = batching.batcher._slots.values()
     while slot.is_wanted:
-        await asyncio.sleep(0)
+        await turns(1)
     assert not slot.is_over, "it was bought, but nobody has been told"
     caller.leave()
     await turns()
@@ -90,5 +89,21 @@ async def test_no_call_is_made_for_who_left_while_the_first_went_ahead() -> None
     await turns()
     assert len(batching.upstream.calls) == 1
     ahead.end()
+    await turns()
+    batching.check_nothing_leaks()
+
+
+@virtual_time
+async def test_who_finds_the_queue_full_gives_its_lease_back() -> None:
+    batching = Batching(queue_max=1)
+    await batching.connect()
+    batching.submit(make_request("first"))
+    await turns()
+    refused = batching.submit(make_request("second"))
+    await turns()
+    refused.read()
+    assert isinstance(refused.outcome, QueueFullError)
+    assert len(batching.cache.store.data._data.leases) == 1, "that of the first"
+    await batching.batcher.abort()
     await turns()
     batching.check_nothing_leaks()

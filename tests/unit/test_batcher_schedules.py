@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +22,6 @@ from tests.unit.questions import make_request
 from tests.unit.scene import turns
 from tests.unit.virtual_time import virtual_time
 
-
 SCRIPTED = "scripted"
 FAILURES = {
     "down": UpstreamUnavailableError(SCRIPTED),
@@ -32,7 +30,7 @@ FAILURES = {
 }
 REQUESTS = st.tuples(
     st.integers(0, 3),
-    st.sampled_from(["", LONG_SYSTEM]),
+    st.booleans(),
     st.sampled_from([CacheUse.USE, CacheUse.USE, CacheUse.USE, *CacheUse]),
     st.sampled_from([Strategy.FAN_OUT, Strategy.MERGE]),
 )
@@ -40,7 +38,8 @@ STEPS = st.one_of(
     st.tuples(st.just("submit"), REQUESTS),
     st.tuples(st.just("submit"), REQUESTS),
     st.tuples(st.sampled_from(["leave", "read"]), st.integers(0, 9)),
-    st.tuples(st.sampled_from(["go on", "go on", "end", "scramble", "cut"]), st.integers(0, 9)),
+    st.tuples(st.just("come again"), st.integers(0, 9)),
+    st.tuples(st.sampled_from(["go on"] * 3 + ["end", "scramble", "cut"]), st.integers(0, 9)),
     st.tuples(st.sampled_from(list(FAILURES)), st.integers(0, 9)),
     st.tuples(st.just("pass"), st.sampled_from([0.0, 0.0, 0.1, 0.6, 3.0])),
     st.tuples(st.just("turn"), st.integers(1, 5)),
@@ -91,31 +90,45 @@ class Schedule:
     async def step(self, what: str, argument: object) -> None:
         batching = self.batching
         match what, argument:
-            case "submit", (int(number), str(system), CacheUse() as use, Strategy() as strategy):
-                self._submit(number, system, use, strategy)
+            case "submit", (int(number), bool(long), CacheUse() as use, Strategy() as strategy):
+                self._submit(number, use, strategy, long=long)
             case "leave" | "read", int(index):
                 if batching.callers:
                     caller = batching.callers[index % len(batching.callers)]
                     caller.leave() if what == "leave" else caller.read()
+            case "come again", int(index):
+                # In the moment in which the other one leaves.
+                if batching.callers:
+                    caller = batching.callers[index % len(batching.callers)]
+                    caller.leave()
+                    batching.submit(caller.request)
             case "pass", float(seconds):
                 await asyncio.sleep(seconds)
             case "turn", int(count):
                 await turns(count)
             case _, int(index):
                 live = [each for each in batching.upstream.live if each.number not in self.ended]
-                if live:
-                    self._upstream(what, live[index % len(live)])
+                if live and what == "go on":
+                    for _ in range(3):
+                        self.model.go_on(live[index % len(live)])
+                        await turns(3)
+                        self.read()
+                elif live:
+                    self._end(what, live[index % len(live)])
 
-    def _submit(self, number: int, system: str, use: CacheUse, strategy: Strategy) -> None:
+    def _submit(self, number: int, use: CacheUse, strategy: Strategy, *, long: bool) -> None:
         # So that calls can be told apart by their prompts, callers of each kind ask their own.
         serial = len(self.batching.callers) if use is CacheUse.BYPASS else number
-        prompt = f"{use.value} {serial} {'long' if system else 'short'}"
+        prompt = f"{use.value} {serial} {'long' if long else 'short'}"
+        system = LONG_SYSTEM if long else ""
         self.batching.submit(make_request(prompt, system=system, cache=use, strategy=strategy))
 
-    def _upstream(self, what: str, call: Asked) -> None:
-        if what == "go on":
-            self.model.go_on(call)
-            return
+    def read(self) -> None:
+        """Let half of the callers read; the others do when they are told to."""
+        for caller in self.batching.callers[::2]:
+            caller.read()
+
+    def _end(self, what: str, call: Asked) -> None:
         self.ended.add(call.number)
         failure = FAILURES.get(what)
         if failure is None:
@@ -190,20 +203,21 @@ def check_bill(batching: Batching, *, complete: bool) -> None:
     st.lists(STEPS, max_size=40),
     st.sampled_from([1, 2, 32]),
     st.sampled_from([3, 100]),
-    st.booleans(),
+    st.sampled_from(["eager", "patient"]),
 )
-@settings(max_examples=150)
+@settings(max_examples=200)
 def test_nothing_is_lost_and_nothing_is_left(
-    steps: list[tuple[str, object]], calls_max: int, queue_max: int, eager: bool
+    steps: list[tuple[str, object]], calls_max: int, queue_max: int, mood: str
 ) -> None:
     @virtual_time
     async def run() -> None:
-        batching = Batching(calls_max=calls_max, queue_max=queue_max, eager=eager)
+        batching = Batching(calls_max=calls_max, queue_max=queue_max, eager=mood == "eager")
         await batching.connect()
         schedule = Schedule(batching)
         for what, argument in steps:
             await schedule.step(what, argument)
-            if what in {"leave", "pass"}:
+            schedule.read()
+            if what == "pass":
                 await turns()
                 schedule.check_calls()
         await schedule.finish()
@@ -211,7 +225,7 @@ def test_nothing_is_lost_and_nothing_is_left(
         for caller in batching.callers:
             may_fail = bool(names & FAILURES.keys()) or queue_max == 3
             check_outcome(caller, batching.upstream.calls, may_fail=may_fail)
-        failed = names & {"leave", *FAILURES}
+        failed = names & {"leave", "come again", *FAILURES}
         check_bill(batching, complete=not failed and queue_max > 3)
         batching.check_nothing_leaks()
 
