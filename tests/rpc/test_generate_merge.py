@@ -51,8 +51,10 @@ class Merged:
         return [done[request_id].text for request_id in self.ids]
 
 
-async def ask_merged(generating: Generating, upstream: ScriptedUpstream, count: int = 3) -> Merged:
-    stub = await generating(**FOREVER, batch_max=count)
+async def ask_merged(
+    generating: Generating, upstream: ScriptedUpstream, count: int = 3, **settings: object
+) -> Merged:
+    stub = await generating(**FOREVER, batch_max=count, **settings)
     talk = Talk(stub)
     for number in range(1, count + 1):
         await talk.start(str(number), identity=mergeable(number), strategy=pb.STRATEGY_MERGE)
