@@ -7,10 +7,14 @@ BIN := $(VENV)/bin
 PY := $(BIN)/python
 READY := $(VENV)/.ready
 BASELINE := protos/baseline/mge_cache.binpb
+# The image's parts of requirements.lock, in the same versions.
+IMAGE_LOCK = --quiet --constraint requirements.lock --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command "make lock"
 DATA_DIR ?= $(CURDIR)/.mge-cache-data
 
 .DEFAULT_GOAL := help
-.PHONY: help run test demo validate bench check lint format types proto proto-check settings baseline lock clean
+.PHONY: help run test demo validate bench check lint format types proto proto-check settings baseline lock clean helm helm-test helm-files helm-docs dashboard pod-test
 
 help: ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +60,18 @@ proto: $(READY) ## Generate client/mge_cache/v1 from the contract
 settings: $(READY) ## Write the table of settings into README.md and docs/settings.md
 	@$(PY) -m tools.settings_pages
 
+helm: $(READY) ## Fetch real helm and kubectl into .helm, for the tests of the charts
+	@PYTHON="$(PYTHON)" $(PY) -m tools.fetch_helm
+
+helm-test: helm ## Test the charts with real helm and kubectl: schemas, versions, upgrades, bad values
+	@$(PY) -m pytest -n auto --dist worksteal tests/helm $(ARGS)
+
+helm-files: $(READY) ## Write the sidecar's settings into the charts
+	@$(PY) -m tools.chart_files
+
+helm-docs: $(READY) ## Write the charts' values into their READMEs
+	@$(PY) -m tools.chart_readmes
+
 proto-check: $(READY) ## Lint the contract; look for breaking changes and for stale generated code
 	@$(BIN)/buf lint
 	@$(BIN)/buf format --diff --exit-code protos
@@ -68,14 +84,27 @@ baseline: $(READY) ## Make today's contract the one that must not be broken
 	@mkdir -p $(dir $(BASELINE))
 	@$(BIN)/buf build --exclude-source-info --output $(BASELINE)
 
-lock: $(READY) ## Resolve the dependencies anew into requirements.lock (the latest that pyproject.toml allows)
+dashboard: $(READY) ## Write the Grafana dashboard into the Helm chart
+	@$(PY) -m tools.dashboard
+
+# What it makes lies in a temporary folder, and goes with it. ARGS is pytest's.
+pod-test: helm ## Build the image and run a pod of it with podman (Debian, as root; else it says why not)
+	@PY="$(PY)" tools/pod_test $(ARGS)
+
+lock: $(READY) ## Resolve the dependencies anew into requirements*.lock (the latest that pyproject.toml allows)
 	@$(PYTHON) -m pip --python $(PY) install --quiet uv
 	@$(BIN)/uv pip compile --quiet --upgrade --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+	@$(BIN)/uv pip compile $(IMAGE_LOCK) --extra server \
+		--output-file requirements-server.lock pyproject.toml
+	@$(BIN)/uv pip compile $(IMAGE_LOCK) --extra embedded \
+		--output-file requirements-embedded.lock pyproject.toml
+	@echo "hatchling>=1.27" | $(BIN)/uv pip compile $(IMAGE_LOCK) \
+		--output-file requirements-build.lock -
 
 clean: ## Remove what make made, but not the data of `make run`
-	@rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .helm helm/mge-cache/charts helm/mge-cache/Chart.lock dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find client server tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements.lock pyproject.toml tools/setup_venv

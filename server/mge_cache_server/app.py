@@ -8,23 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mge_cache._version import __version__
+from mge_cache_server.app_generate import AroundGenerate, Generate, assemble_generate
 from mge_cache_server.app_rag import check_store, make_neighbours, make_rag_cache
-from mge_cache_server.batch_counts import BatchCounts, BatchReporter
-from mge_cache_server.batcher import Batcher
-from mge_cache_server.batches import Batches, BatchPolicy
 from mge_cache_server.config_parse import split_address
-from mge_cache_server.conversation import Conversations
 from mge_cache_server.counts import Counts
 from mge_cache_server.entry_cache import CachePolicy, Parts
 from mge_cache_server.epochs import Epochs
-from mge_cache_server.fan_out import FanOut
 from mge_cache_server.feed import Feed
-from mge_cache_server.generation import Strategy
 from mge_cache_server.http import HttpServer
 from mge_cache_server.l1 import L1Cache
 from mge_cache_server.leases import Leases
-from mge_cache_server.merge_call import Merge
 from mge_cache_server.metrics import Metrics
+from mge_cache_server.metrics_files import FilesCollector
 from mge_cache_server.model import LLM_LAYER
 from mge_cache_server.prices import Prices, read_prices_file
 from mge_cache_server.prompt_cache import PromptCache
@@ -33,12 +28,13 @@ from mge_cache_server.rpc_server import RpcServer
 from mge_cache_server.service import CacheService
 from mge_cache_server.statistics import Reporter
 from mge_cache_server.stores import open_store, retention_s
-from mge_cache_server.upstream import Upstream, UpstreamPolicy
+from mge_cache_server.watched_files import WatchedFiles, configured_files
 from mge_cache_server.wire import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mge_cache_server.app_generate import Generate
     from mge_cache_server.config import Settings
     from mge_cache_server.embedded import EmbeddedValkey
     from mge_cache_server.rag_cache import RagCache
@@ -46,23 +42,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Generate:
-    """What stands behind ``Generate``."""
-
-    upstream: Upstream
-    batcher: Batcher
-    conversations: Conversations
-    reporter: BatchReporter
-
-
-@dataclass(frozen=True, slots=True)
 class _Parts:
     store: Store
     prompts: PromptCache
     rag: RagCache
-    generate: _Generate
+    generate: Generate
     prices: Prices
     feed: Feed
+    files: WatchedFiles
     rpc: RpcServer
     http: HttpServer | None
 
@@ -74,7 +61,7 @@ class App:
         self._settings = settings
         self._embedded: EmbeddedValkey | None = None
         self._parts: _Parts | None = None
-        self._serving = False
+        self._ready = False
         self._pricing: asyncio.Future[None] | None = None
         self.targets: tuple[str, ...] = ()
         """Where gRPC listens, as a client writes it; empty before the start."""
@@ -90,20 +77,26 @@ class App:
         settings = self._settings
         if not settings.redis_url:
             settings = replace(settings, redis_url=await self._start_embedded())
-        parts = self._parts = _assemble(settings, ready=lambda: self._serving)
+        parts = self._parts = _assemble(settings, ready=lambda: self._ready)
         await parts.store.start()
         await check_store(settings, parts.store)
         parts.feed.start()
+        parts.files.start()
+        parts.generate.deferred.start()
         if parts.http is not None:
             self.http_address = await parts.http.start()
         self.targets = await parts.rpc.start()
-        self._serving = True
+        self._ready = True
         # After the start, which need not wait for it, and before the first answer, which would.
         self._pricing = asyncio.ensure_future(parts.prices.load())
 
+    def announce_end(self) -> None:
+        """Say on ``/readyz`` that the end is near; every call is served as before."""
+        self._ready = False
+
     async def stop(self) -> None:
         """Refuse new calls, let those in flight end within the grace, give leases back, close."""
-        self._serving = False
+        self._ready = False
         if self._pricing is not None:
             await asyncio.wait([self._pricing])
         parts = self._parts
@@ -113,11 +106,14 @@ class App:
             # the end of the grace.
             parts.generate.conversations.stop()
             parts.generate.batcher.close()
+            await parts.generate.batcher.handed_over(self._settings.drain_s)
+            await parts.generate.deferred.stop()
             await asyncio.gather(parts.prompts.close(), parts.rag.close())
             await draining
             await parts.generate.batcher.abort()
             await parts.generate.upstream.close()
             await parts.feed.stop()
+            await parts.files.stop()
             await parts.store.close()
             if parts.http is not None:
                 await parts.http.stop()
@@ -157,7 +153,9 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
     prompts = PromptCache(parts, policy=_policy(settings))
     rag = make_rag_cache(settings, parts, _policy(settings), neighbours)
     prices = _prices(settings)
-    generate = _generate(settings, prompts, prices, lambda: metrics)
+    generate = assemble_generate(
+        settings, AroundGenerate(store, prompts, prices, counts), limits=_limits(settings)
+    )
     reporter = Reporter(
         counts,
         l1=l1,
@@ -167,7 +165,9 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         batcher=generate.reporter,
         version=__version__,
     )
-    metrics = Metrics(reporter)
+    metrics = Metrics(reporter, generate.histograms.all)
+    files = WatchedFiles(configured_files(settings))
+    metrics.registry.register(FilesCollector(files))
     service = CacheService(
         prompts=prompts,
         rag=rag,
@@ -192,64 +192,7 @@ def _assemble(settings: Settings, *, ready: Callable[[], bool]) -> _Parts:
         host, port = split_address(settings.http_listen)
         http = HttpServer(host=host, port=port, reporter=reporter, metrics=metrics, ready=ready)
     rpc = RpcServer(settings, service)
-    return _Parts(store, prompts, rag, generate, prices, feed, rpc, http)
-
-
-def _generate(
-    settings: Settings, prompts: PromptCache, prices: Prices, metrics: Callable[[], Metrics]
-) -> _Generate:
-    counts = BatchCounts()
-    upstream = Upstream(
-        UpstreamPolicy(
-            key_file=settings.anthropic_api_key_file,
-            key=settings.anthropic_api_key,
-            base_url=settings.anthropic_base_url,
-            silence_s=settings.upstream_timeout_s,
-            calls_max=settings.upstream_calls_max,
-        ),
-        counts,
-        observe=lambda seconds: metrics().upstream(seconds),
-    )
-    fan_out = FanOut(upstream, prices)
-    batches = Batches(
-        {
-            Strategy.FAN_OUT: fan_out,
-            Strategy.MERGE: Merge(upstream, prices, fan_out, counts),
-            Strategy.DEFERRED: fan_out,
-        },
-        limiter=upstream.limiter,
-        policy=_batch_policy(settings),
-        counts=counts,
-        sent=lambda size: metrics().batch(size),
-    )
-    batcher = Batcher(
-        prompts,
-        batches,
-        wait_s=settings.wait_max_s,
-        answer_max_bytes=settings.answer_max_bytes,
-    )
-    conversations = Conversations(
-        batcher, _limits(settings), strategy=Strategy(settings.batch_strategy)
-    )
-    reporter = BatchReporter(counts, batcher, upstream, queue_max=settings.batch_queue_max)
-    return _Generate(upstream, batcher, conversations, reporter)
-
-
-def _batch_policy(settings: Settings) -> BatchPolicy:
-    return BatchPolicy(
-        window_s={
-            Strategy.FAN_OUT: settings.batch_window_s,
-            Strategy.MERGE: settings.batch_window_s,
-            Strategy.DEFERRED: settings.deferred_window_s,
-        },
-        batch_max={
-            Strategy.FAN_OUT: settings.batch_max,
-            Strategy.MERGE: settings.batch_max,
-            Strategy.DEFERRED: settings.deferred_max,
-        },
-        eager=settings.batch_eager,
-        queue_max=settings.batch_queue_max,
-    )
+    return _Parts(store, prompts, rag, generate, prices, feed, files, rpc, http)
 
 
 def _policy(settings: Settings) -> CachePolicy:

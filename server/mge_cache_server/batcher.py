@@ -13,28 +13,28 @@ import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mge_cache_server import generation
+from mge_cache_server import answers
+from mge_cache_server.deferred_tickets import STOPPING
 from mge_cache_server.errors import (
     DefectError,
     MgeError,
     UpstreamUnavailableError,
 )
-from mge_cache_server.generation import AnswerSource, CacheUse, Completion
-from mge_cache_server.model import Answer, EntryKey, Hit
+from mge_cache_server.generation import CacheUse, Strategy
+from mge_cache_server.model import EntryKey, Hit
 from mge_cache_server.slots import Reader, Slot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
+    from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.batches import Batches
-    from mge_cache_server.generation import Reply, Request
-    from mge_cache_server.model import Entry, Lease
+    from mge_cache_server.generation import Completion, Reply, Request
+    from mge_cache_server.model import Lease
     from mge_cache_server.prompt_cache import PromptCache
 
 _log = logging.getLogger(__name__)
 
-_TEXT = "text/plain; charset=utf-8"
-_STOP_SEQUENCE = f"{_TEXT}; stop-reason=stop_sequence"
 _LEASE_TTL_S = 10.0
 """Renewed while the answer is computed: so long a sidecar that died holds up the others."""
 _HOLD_MAX_S = 86_400.0
@@ -43,18 +43,25 @@ _Name = tuple[EntryKey, CacheUse]
 
 
 class Batcher:
-    """Answers questions; waits up to ``wait_s`` where another sidecar has one under way."""
+    """Answers questions; waits up to ``wait_s`` where another sidecar has one under way.
+
+    ``deferred(slot, id)`` is told of each deferred request.
+    """
 
     def __init__(
         self,
         prompts: PromptCache,
         batches: Batches,
+        counts: BatchCounts,
         *,
+        deferred: Callable[[Slot, str], None],
         wait_s: float,
         answer_max_bytes: int,
     ) -> None:
         self._prompts = prompts
         self._batches = batches
+        self._counts = counts
+        self._deferred = deferred
         self._wait_s = wait_s
         self._answer_max_bytes = answer_max_bytes
         self._slots: dict[_Name, Slot] = {}
@@ -76,12 +83,18 @@ class Batcher:
         slot = self._slots.get(_name(request))
         if slot is None:
             slot = self._lead(request)
+        if request.strategy is Strategy.DEFERRED:
+            self._deferred(slot, request.id)
         return slot.join(request.tags, wake)
 
     def close(self) -> None:
         """Take nothing more on, and send what waits, at once."""
         self._closing = True
         self._batches.close()
+
+    async def handed_over(self, timeout_s: float) -> None:
+        """Wait until what is deferred is with Anthropic, which takes one call."""
+        await self._batches.handed_over(timeout_s)
 
     async def abort(self) -> None:
         """Give up what is under way; whoever waits gets UpstreamUnavailableError."""
@@ -105,7 +118,7 @@ class Batcher:
             if failure is not None:
                 _log.error("internal error", extra={"method": "Generate"}, exc_info=failure)
                 slot.fail(DefectError("internal error; see the sidecar's log"))
-            slot.fail(UpstreamUnavailableError("the sidecar is stopping"))  # if it has no outcome
+            slot.fail(_stopping(slot))  # if it has no outcome
 
         task.add_done_callback(ended)
         return slot
@@ -128,12 +141,13 @@ class Batcher:
             if found is not None:
                 slot.complete(found)
                 return
+            slot.lease = lease
             async with self._held(lease):
                 self._batches.add(slot)
                 reply = await slot.answer
                 # Whoever comes from now on finds the answer in the cache, or waits for its lease.
                 self._forget(slot)
-                slot.complete(_completion(reply))
+                slot.complete(answers.completion(reply))
                 await self._keep(slot, reply, lease)
         except MgeError as exc:
             slot.fail(exc)
@@ -141,12 +155,17 @@ class Batcher:
     async def _look_up(self, slot: Slot) -> tuple[Completion | None, Lease | None]:
         if slot.request.cache is not CacheUse.USE:
             return None, None
+        deferred = slot.request.strategy is Strategy.DEFERRED
         outcome = await self._prompts.get(
-            slot.question.key, wait_s=self._wait_s, lease_ttl_s=_LEASE_TTL_S
+            slot.question.key,
+            wait_s=_HOLD_MAX_S if deferred else self._wait_s,
+            lease_ttl_s=_LEASE_TTL_S,
         )
         if not isinstance(outcome, Hit):
+            if deferred and outcome.in_progress and self._closing:
+                raise _stopping(slot)
             return None, outcome.lease
-        found = _from_cache(outcome)
+        found = answers.from_cache(outcome)
         # What is no text was stored by somebody else, for somebody else: it stays.
         slot.is_kept = found is not None
         return found, None
@@ -168,19 +187,14 @@ class Batcher:
 
     async def _keep(self, slot: Slot, reply: Reply, lease: Lease | None) -> None:
         request, question = slot.request, slot.question
-        answer = Answer(
-            body=reply.text.encode(),
-            content_type=_TEXT if reply.stop_reason == "end_turn" else _STOP_SEQUENCE,
-            model=question.model,
-            usage=reply.usage,
-            cost_usd=reply.cost_usd,
-            compute_s=reply.compute_s,
-        )
+        answer = answers.entry_answer(reply, question.model)
         namespace = question.key.namespace
         self._prompts.shared(namespace, answer, slot.joined)
-        whole = reply.stop_reason in generation.COMPLETE and reply.text.strip()
-        fits = len(answer.body) <= self._answer_max_bytes
-        if request.cache is CacheUse.BYPASS or not (slot.is_kept and whole and fits):
+        if slot.entrusted_to:
+            return  # it is kept and counted already
+        self._counts.bought(question.model, reply.usage, reply.cost_usd)
+        is_kept = slot.is_kept and answers.may_be_kept(reply, max_bytes=self._answer_max_bytes)
+        if request.cache is CacheUse.BYPASS or not is_kept:
             self._prompts.spent(namespace, answer, priced=reply.priced)
             return
         await self._prompts.set(
@@ -200,38 +214,11 @@ class Batcher:
         return task
 
 
+def _stopping(slot: Slot) -> UpstreamUnavailableError:
+    if slot.request.strategy is Strategy.DEFERRED:
+        return UpstreamUnavailableError(STOPPING)
+    return UpstreamUnavailableError("the sidecar is stopping")
+
+
 def _name(request: Request) -> _Name:
     return request.question.key, request.cache
-
-
-def _completion(reply: Reply) -> Completion:
-    return Completion(
-        text=reply.text,
-        stop_reason=reply.stop_reason,
-        usage=reply.usage,
-        cost_usd=reply.cost_usd,
-        cost_saved_usd=0.0,
-        source=AnswerSource.UPSTREAM,
-        batch_size=reply.batch_size,
-        strategy=reply.strategy,
-    )
-
-
-def _from_cache(hit: Hit[Entry]) -> Completion | None:
-    """Return what the cache has; None if it is no text, but something that others have stored."""
-    answer = hit.entry.answer
-    if not answer.content_type.startswith("text/"):
-        return None
-    try:
-        text = answer.body.decode()
-    except UnicodeDecodeError:
-        return None
-    return Completion(
-        text=text,
-        stop_reason="stop_sequence" if answer.content_type == _STOP_SEQUENCE else "end_turn",
-        usage=answer.usage,
-        cost_usd=0.0,
-        cost_saved_usd=answer.cost_usd,
-        source=AnswerSource.CACHE,
-        degraded=hit.degraded,
-    )

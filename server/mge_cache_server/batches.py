@@ -14,7 +14,7 @@ from mge_cache_server.errors import AskError, DefectError, QueueFullError
 from mge_cache_server.generation import Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.limiter import Limiter
@@ -40,12 +40,16 @@ class Dispatch(Protocol):
     """A way to ask Anthropic."""
 
     async def send(self, slots: Sequence[Slot]) -> None:
-        """Answer each slot, or refuse it. Those whose ``answer`` is cancelled are not wanted."""
+        """Answer each slot, refuse it, or see to it that it is answered later (``entrusted_to``).
+
+        Those whose ``answer`` is cancelled are not wanted.
+        """
 
 
 @dataclass(slots=True)
 class _Batch:
-    slots: list[Slot] = field(default_factory=list)
+    slots: dict[Slot, float] = field(default_factory=dict)
+    """With the time from which each waits."""
     alarm: asyncio.TimerHandle | None = None
 
 
@@ -53,7 +57,7 @@ _Group = tuple[Strategy, bytes]
 
 
 class Batches:
-    """Fills batches and has them sent. ``sent(size)`` is told of each."""
+    """Fills batches and has them sent."""
 
     def __init__(
         self,
@@ -62,16 +66,14 @@ class Batches:
         limiter: Limiter,
         policy: BatchPolicy,
         counts: BatchCounts,
-        sent: Callable[[int], None],
     ) -> None:
         self._strategies = strategies
         self._limiter = limiter
         self._policy = policy
         self._counts = counts
-        self._sent = sent
         self._filling: dict[_Group, _Batch] = {}
         self._under_way: dict[_Group, int] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: dict[asyncio.Task[None], Strategy] = {}
         self._closing = False
 
     @property
@@ -95,7 +97,7 @@ class Batches:
                 window_s = 0.0
             loop = asyncio.get_running_loop()
             batch.alarm = loop.call_later(window_s, self._close_batch, group)
-        batch.slots.append(slot)
+        batch.slots[slot] = asyncio.get_running_loop().time()
         slot.answer.add_done_callback(lambda _: self._leave(group, batch, slot))
         if len(batch.slots) >= policy.batch_max[strategy] or self._closing:
             self._close_batch(group)
@@ -105,6 +107,12 @@ class Batches:
         self._closing = True
         for group in list(self._filling):
             self._close_batch(group)
+
+    async def handed_over(self, timeout_s: float) -> None:
+        """Wait until what is deferred is with Anthropic."""
+        deferred = [task for task, way in self._sending.items() if way is Strategy.DEFERRED]
+        if deferred:
+            await asyncio.wait(deferred, timeout=timeout_s)
 
     async def abort(self) -> None:
         """Give up what is under way."""
@@ -117,7 +125,7 @@ class Batches:
     def _leave(self, group: _Group, batch: _Batch, slot: Slot) -> None:
         """Take a question out that nobody waits for any more, if it has not been sent."""
         if self._filling.get(group) is batch:
-            batch.slots.remove(slot)
+            batch.slots.pop(slot, None)
             if not batch.slots:
                 self._close_batch(group)
 
@@ -127,12 +135,11 @@ class Batches:
             batch.alarm.cancel()
         slots = [slot for slot in batch.slots if slot.is_wanted]
         if slots:
-            self._counts.batches[group[0]] += 1
-            self._counts.requests += len(slots)
-            self._sent(len(slots))
+            now_s = asyncio.get_running_loop().time()
+            self._counts.sent(group[0], [now_s - batch.slots[slot] for slot in slots])
             self._under_way[group] = self._under_way.get(group, 0) + 1
             sending = asyncio.get_running_loop().create_task(self._send(group, slots))
-            self._sending.add(sending)
+            self._sending[sending] = group[0]
             sending.add_done_callback(self._sent_off)
 
     async def _send(self, group: _Group, slots: Sequence[Slot]) -> None:
@@ -141,16 +148,23 @@ class Batches:
         except AskError as exc:
             for slot in slots:
                 slot.refuse(exc)
+        except Exception:
+            for slot in slots:
+                slot.refuse(DefectError("internal error; see the sidecar's log"))
+            raise
         finally:
             self._under_way[group] -= 1
             if not self._under_way[group]:
                 del self._under_way[group]
             for slot in slots:
-                # If a strategy has left it open.
-                slot.refuse(DefectError("internal error; see the sidecar's log"))
+                if not slot.entrusted_to:
+                    # If a strategy has left it open.
+                    slot.refuse(DefectError("internal error; see the sidecar's log"))
+            if not any(slot.entrusted_to for slot in slots):
+                self._counts.outcomes[group[0], _outcome(slots)] += 1
 
     def _sent_off(self, sending: asyncio.Task[None]) -> None:
-        self._sending.discard(sending)
+        del self._sending[sending]
         failure = None if sending.cancelled() else sending.exception()
         if failure is not None:
             _log.error("internal error", extra={"method": "Generate"}, exc_info=failure)
@@ -160,3 +174,13 @@ def _group(slot: Slot) -> _Group:
     # What Anthropic answers later need not agree in anything.
     strategy = slot.request.strategy
     return strategy, b"" if strategy is Strategy.DEFERRED else slot.question.group
+
+
+def _outcome(slots: Sequence[Slot]) -> str:
+    if all(slot.answer.cancelled() for slot in slots):
+        return "cancelled"
+    wanted = [slot for slot in slots if not slot.answer.cancelled()]
+    answered = sum(slot.answer.exception() is None for slot in wanted)
+    if answered == len(wanted):
+        return "ok"
+    return "partly" if answered else "failed"

@@ -137,6 +137,12 @@ class Settings:
     drain_s: float = _setting(
         10.0, kinds.DURATION, "Grace for calls in flight at SIGTERM.", high=_HOUR_S
     )
+    shutdown_delay_s: float = _setting(
+        0.0,
+        kinds.DURATION,
+        "How long SIGTERM leaves everything served, before the drain: for a plain container.",
+        high=_HOUR_S,
+    )
     prices_file: str = _setting("", kinds.PATH, "Prices of models that win (TOML or JSON).")
     llm_cache_enabled: bool = _setting(
         True,  # noqa: FBT003

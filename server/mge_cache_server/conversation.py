@@ -11,9 +11,10 @@ import asyncio
 from collections import deque
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mge_cache_server import wire_generate
+from mge_cache_server.deferred_fetch import Fetching
 from mge_cache_server.errors import (
     AnswerTimeoutError,
     InvalidRequestError,
@@ -27,25 +28,43 @@ if TYPE_CHECKING:
 
     from mge_cache.v1 import cache_service_pb2 as pb
     from mge_cache_server.batcher import Batcher
+    from mge_cache_server.deferred_tickets import Tickets
     from mge_cache_server.generation import Strategy
-    from mge_cache_server.slots import Reader
+    from mge_cache_server.slots import Progress
     from mge_cache_server.wire import Limits
 
 UNDER_WAY_MAX: Final = 1000
 """Requests of one stream; one more is refused with RESOURCE_EXHAUSTED."""
 
 
+class _Reader(Protocol):
+    def take(self) -> Progress:
+        """Return what is new."""
+
+    def leave(self) -> None:
+        """Stop reading."""
+
+
 @dataclass(slots=True)
 class _Wait:
-    reader: Reader
-    alarm: asyncio.TimerHandle
+    reader: _Reader
+    alarm: asyncio.TimerHandle | None
+    """None: the reader looks after the time itself."""
+
+    def leave(self) -> None:
+        if self.alarm is not None:
+            self.alarm.cancel()
+        self.reader.leave()
 
 
 class Conversation:
     """Serves one stream."""
 
-    def __init__(self, batcher: Batcher, limits: Limits, *, strategy: Strategy) -> None:
+    def __init__(
+        self, batcher: Batcher, tickets: Tickets, limits: Limits, *, strategy: Strategy
+    ) -> None:
         self._batcher = batcher
+        self._tickets = tickets
         self._limits = limits
         self._strategy = strategy
         self._waits: dict[str, _Wait] = {}
@@ -103,31 +122,50 @@ class Conversation:
                     self._start(request.start)
                 case "cancel":
                     self._end(request.cancel)
+                case "fetch":
+                    self._fetch(request.fetch)
                 case _:
                     raise InvalidRequestError("action", "is required: start, cancel or fetch")
         except MgeError as exc:
             self._refuse("", exc)
 
     def _start(self, message: pb.GenerateStart) -> None:
-        request_id = wire_generate.request_id("start.id", message.id)
-        if request_id in self._waits:
-            raise InvalidRequestError("start.id", f"{request_id!r} is under way on this stream")
+        request_id = self._new_id("start.id", message.id)
         try:
-            if len(self._waits) >= UNDER_WAY_MAX:
-                raise QueueFullError(f"{UNDER_WAY_MAX} requests of this stream are under way")
+            self._check_room()
             start = wire_generate.start(message, self._limits, self._strategy)
-
-            def wake() -> None:
-                self._ready[request_id] = None
-                self._news.set()
-
-            reader = self._batcher.submit(start.request, wake)
+            reader = self._batcher.submit(start.request, lambda: self._wake(request_id))
         except MgeError as exc:
             self._refuse(request_id, exc)
             return
         loop = asyncio.get_running_loop()
         alarm = loop.call_later(start.timeout_s, self._time_out, request_id, start.timeout_s)
         self._waits[request_id] = _Wait(reader, alarm)
+
+    def _fetch(self, message: pb.GenerateFetch) -> None:
+        request_id = self._new_id("fetch.id", message.id)
+        try:
+            self._check_room()
+            wanted = wire_generate.fetch(message)
+        except MgeError as exc:
+            self._refuse(request_id, exc)
+            return
+        fetch = self._tickets.fetch(wanted.namespace, wanted.id, wanted.timeout_s)
+        self._waits[request_id] = _Wait(Fetching(fetch, lambda: self._wake(request_id)), None)
+
+    def _new_id(self, field: str, value: str) -> str:
+        request_id = wire_generate.request_id(field, value)
+        if request_id in self._waits:
+            raise InvalidRequestError(field, f"{request_id!r} is under way on this stream")
+        return request_id
+
+    def _check_room(self) -> None:
+        if len(self._waits) >= UNDER_WAY_MAX:
+            raise QueueFullError(f"{UNDER_WAY_MAX} requests of this stream are under way")
+
+    def _wake(self, request_id: str) -> None:
+        self._ready[request_id] = None
+        self._news.set()
 
     def _refuse(self, request_id: str, error: MgeError) -> None:
         self._errors.append((request_id, error))
@@ -141,8 +179,7 @@ class Conversation:
         wait = self._waits.pop(request_id, None)
         self._ready.pop(request_id, None)
         if wait is not None:
-            wait.alarm.cancel()
-            wait.reader.leave()
+            wait.leave()
             self._news.set()
 
     def _new_replies(self) -> Iterator[pb.GenerateResponse]:
@@ -174,8 +211,11 @@ class Conversation:
 class Conversations:
     """All streams of a sidecar."""
 
-    def __init__(self, batcher: Batcher, limits: Limits, *, strategy: Strategy) -> None:
+    def __init__(
+        self, batcher: Batcher, tickets: Tickets, limits: Limits, *, strategy: Strategy
+    ) -> None:
         self._batcher = batcher
+        self._tickets = tickets
         self._limits = limits
         self._strategy = strategy
         self._open: set[Conversation] = set()
@@ -184,7 +224,9 @@ class Conversations:
         self, requests: AsyncIterator[pb.GenerateRequest]
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Serve one stream; see ``Conversation.replies``."""
-        conversation = Conversation(self._batcher, self._limits, strategy=self._strategy)
+        conversation = Conversation(
+            self._batcher, self._tickets, self._limits, strategy=self._strategy
+        )
         self._open.add(conversation)
         try:
             async with aclosing(conversation.replies(requests)) as replies:

@@ -107,6 +107,11 @@ class EntryCache(Generic[E]):
         self._count(namespace).invalidations += 1
         return tick
 
+    async def tick(self, namespace: str) -> int:
+        """Return the clock that dates what is computed from now on, without a lease."""
+        known, _ = await self._latest_epochs(namespace)
+        return max(known.clock, 0)
+
     def _namespace(self, namespace: str) -> NamespaceEpochs:
         if namespace not in self._epochs and len(self._epochs) >= self._policy.namespaces_max:
             limit = self._policy.namespaces_max

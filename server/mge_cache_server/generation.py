@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 MAX_TOKENS_DEFAULT = 4096
 """Of an answer whose request does not say. Part of the contract: it changes answers."""
 
+DEFERRED_MAX_S = 172_800.0
+"""After so long, a deferred batch is given up. Anthropic's end within a day."""
+
 COMPLETE = frozenset({"end_turn", "stop_sequence"})
 """The stop reasons of answers that are whole, and may be cached."""
 
@@ -74,6 +77,8 @@ class Request:
     ttl_s: float
     cache: CacheUse
     strategy: Strategy
+    id: str = ""
+    """The caller's name for it: a deferred one is fetched by it, within its namespace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from mge_cache_server.batch_counts import BatcherStatistics
     from mge_cache_server.metrics import Metrics
     from mge_cache_server.statistics import LayerStatistics, Reporter, Statistics
 
@@ -172,11 +173,17 @@ def statistics_json(statistics: Statistics) -> dict[str, Any]:
             "reranked_hits": index.reranked_hits,
             "certified_hits": index.certified_hits,
         },
-        "batcher": asdict(statistics.batcher),
+        "batcher": _batcher_json(statistics.batcher),
         "unpriced_models": list(statistics.unpriced_models),
         "uptime_seconds": statistics.uptime_s,
         "version": statistics.version,
     }
+
+
+def _batcher_json(batcher: BatcherStatistics) -> dict[str, Any]:
+    shown = asdict(batcher)
+    del shown["outcomes"]  # by two names at once, which JSON has no form for
+    return shown
 
 
 def _layer_json(layer: LayerStatistics) -> dict[str, Any]:

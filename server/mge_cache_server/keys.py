@@ -47,6 +47,20 @@ class KeyNames:
         stem = self._partition(partition)
         return f"{stem}:v", f"{stem}:p"
 
+    @property
+    def deferred_batches(self) -> str:
+        """Where the names of all deferred batches are."""
+        return f"{self._prefix}:{{deferred}}:batches"
+
+    def deferred_batch(self, name: str) -> tuple[str, str]:
+        """Where a deferred batch is, and who looks after it."""
+        stem = f"{self._prefix}:{{deferred}}:{name}"
+        return f"{stem}:b", f"{stem}:c"
+
+    def ticket(self, key: EntryKey) -> str:
+        """Where it is what is known of a deferred request; the digest is that of its id."""
+        return f"{self._prefix}:{{{key.namespace}:{key.digest.hex()}}}:r"
+
     def vectors(self, partition: EntryKey) -> tuple[str, str]:
         """Where a partition's vector set is, and when its vectors end."""
         stem = self._partition(partition)

@@ -43,6 +43,12 @@ class Leases:
         if held is not None and not held[1].done():
             held[1].set_result(LeaseEnd.FULFILLED)
 
+    def let_go(self, lease: Lease) -> None:
+        """End a hold without giving the lease back: somebody else keeps it from now on."""
+        held = self._held.get(lease.token)
+        if held is not None and not held[1].done():
+            held[1].set_result(LeaseEnd.LOST)
+
     async def renew(self, lease: Lease) -> bool:
         """Let a lease last its time to live from now. False: it is somebody else's, or over."""
         try:

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from mge_cache_server.memory_store_deferred import DeferredData, MemoryDeferred
 from mge_cache_server.store import (
     EVERYTHING,
     Alive,
@@ -56,6 +57,7 @@ class _Data:
     leases: dict[EntryKey, _Lease] = field(default_factory=dict)
     namespaces: dict[str, _Namespace] = field(default_factory=dict)
     rows: dict[EntryKey, dict[bytes, tuple[bytes, float]]] = field(default_factory=dict)
+    deferred: DeferredData = field(default_factory=DeferredData)
     subscribers: set[asyncio.Queue[FeedEvent]] = field(default_factory=set)
 
 
@@ -81,6 +83,11 @@ class MemoryStore:
         other = MemoryStore(retention_s=self._retention_s, alive_s=self._alive_s)
         other._data = self._data
         return other
+
+    @property
+    def deferred(self) -> MemoryDeferred:
+        """See ``Store.deferred``."""
+        return MemoryDeferred(self._data.deferred, self._data.now)
 
     @property
     def available(self) -> bool:

@@ -49,13 +49,11 @@ _BUCKETS_S = (
 )
 """From an L1 hit to a caller that waits for another's answer."""
 
-_BATCH_SIZES = (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000)
-
 
 class Metrics:
-    """The sidecar's registry, and the latencies in it."""
+    """The sidecar's registry, and the latencies in it; ``histograms`` are kept elsewhere."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reporter, histograms: Sequence[Histogram] = ()) -> None:
         self._handled = Counter(
             "grpc_server_handled",
             "RPCs completed on the server, by status code.",
@@ -72,15 +70,6 @@ class Metrics:
             "Time that an operation of the store took, failed ones included.",
             ("operation",),
         )
-        self._batch_size = Histogram(
-            "v2_batch_size", "Requests in a batch.", buckets=_BATCH_SIZES, registry=None
-        )
-        self._upstream = Histogram(
-            "mge_cache_upstream_seconds",
-            "Time that a call on Anthropic took from its start to the end of its answer.",
-            buckets=_BUCKETS_S[8:],
-            registry=None,
-        )
         # `labels()` costs about as much as all else here together: children are looked up once.
         self._handled_by: dict[tuple[str, str], Counter] = {}
         self._handling_by: dict[str, Histogram] = {}
@@ -92,7 +81,12 @@ class Metrics:
             self._add_operation(operation)
         self.registry = CollectorRegistry()
         self.registry.register(_StatisticsCollector(reporter))
-        kept = (self._handled, self._handling, self._store, self._batch_size, self._upstream)
+        kept: tuple[Counter | Histogram, ...] = (
+            self._handled,
+            self._handling,
+            self._store,
+            *histograms,
+        )
         self.registry.register(_LatencyCollector(kept))
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -113,14 +107,6 @@ class Metrics:
         """Count an operation of the store, failed or not."""
         child = self._store_by.get(operation) or self._add_operation(operation)
         child.observe(seconds)
-
-    def batch(self, size: int) -> None:
-        """Count a batch that was sent."""
-        self._batch_size.observe(size)
-
-    def upstream(self, seconds: float) -> None:
-        """Count a call on Anthropic that was answered."""
-        self._upstream.observe(seconds)
 
     def _add_method(self, method: str) -> Histogram:
         child = self._handling.labels(_kind(method), _SERVICE, method)

@@ -27,6 +27,9 @@ _REMEMBERED_MAX = 1024
 _REMEMBER_S = 60.0
 """Some models have prices by the day or by the hour; this is how late we notice."""
 
+_BATCH_SHARE = 0.5
+"""Of the list price, for what goes by Anthropic's Message Batches."""
+
 _REQUIRED = ("input", "output")
 _FIELDS = (*_REQUIRED, "cache_read", "cache_write")
 _PRICE_MAX_USD = 1_000_000
@@ -109,6 +112,15 @@ class Prices:
         async with self._loading:
             if self._bundled is None:
                 self._bundled = await asyncio.to_thread(_load_bundled)
+
+    def batch_cost_usd(self, model: str, usage: Usage) -> float | None:
+        """Return the price of a request of a Message Batch, or None if it is unknown.
+
+        The list has no prices of batches: it is half of ``cost_usd``, as Anthropic has it for all
+        its models, an operator's own prices included.
+        """
+        cost_usd = self.cost_usd(model, usage)
+        return None if cost_usd is None else cost_usd * _BATCH_SHARE
 
     def cost_usd(self, model: str, usage: Usage) -> float | None:
         """Return the price of a call in US dollars, or None if it is unknown.

@@ -22,6 +22,7 @@ from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
 from mge_cache_server.redis_store_calls import ClusterCalls, ConnectionCalls
 from mge_cache_server.redis_store_connect import connect, disconnect
+from mge_cache_server.redis_store_deferred import RedisDeferred
 from mge_cache_server.redis_store_errors import concerns_others, reason, refuses_writes
 from mge_cache_server.redis_store_feed import read_feed
 from mge_cache_server.redis_store_vectors import RedisVectors
@@ -42,7 +43,7 @@ _log = logging.getLogger(__name__)
 
 _IN_FLIGHT_MAX = 32
 _SCAN_PAGE = 500
-_ROWS_PAGE = 1000
+_ROWS_PAGE = 250
 _PROBE_KEY = EntryKey("default", bytes(32))
 """No prompt has this key."""
 
@@ -69,6 +70,7 @@ class RedisStore:
         )
         self.writer = secrets.token_hex(4)
         self._names = KeyNames(settings.key_prefix)
+        self.deferred = RedisDeferred(self._names, self._run)
         self._observe = observe
         self._timeout_s = settings.store_timeout_s
         self._feed_timeout_s = settings.feed_timeout_s

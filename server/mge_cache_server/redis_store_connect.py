@@ -22,7 +22,7 @@ from redis.asyncio import (
 )
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelManagedSSLConnection
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -55,6 +55,27 @@ class _Credentials(CredentialProvider):
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
         # redis-py's own logs a warning at each connection.
         return self.get_credentials()
+
+
+class _FilesReadAnew:
+    """Reads the PEM files at each connect: redis-py keeps what it has read as long as the object.
+
+    The feed's connections and a cluster's are connected again and again.
+    """
+
+    ssl_context: Any
+
+    def _connection_arguments(self) -> Any:
+        self.ssl_context.context = None
+        return super()._connection_arguments()  # type: ignore[misc] # SSLConnection's
+
+
+class TlsConnection(_FilesReadAnew, SSLConnection):
+    """A connection whose certificates may be rotated."""
+
+
+class SentinelTlsConnection(_FilesReadAnew, SentinelManagedSSLConnection):
+    """The same, to the primary that the Sentinels name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +153,7 @@ def _standalone(settings: Settings, target: _Target) -> Redis:
         [(options["host"], options["port"])] = target.hosts()
         options["db"] = _database(target.url.path)
         if target.tls:
-            connection_class = SSLConnection
+            connection_class = TlsConnection
             options |= _tls_options(settings)
     pool = ConnectionPool(connection_class, max_connections=CONNECTIONS_MAX, **options)
     return Redis.from_pool(pool)
@@ -150,11 +171,14 @@ def _sentinel(settings: Settings, target: _Target) -> Redis:
             "", "", settings.sentinel_password_file
         )
     if target.tls:
-        options |= {"ssl": True} | _tls_options(settings)
+        options |= {"connection_class": SentinelTlsConnection} | _tls_options(settings)
         sentinel_options |= {"ssl": True} | _tls_options(settings)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         target.hosts(), sentinel_kwargs=sentinel_options, **options
     )
+    if target.tls:
+        for each in sentinel.sentinels:
+            each.connection_pool.connection_class = TlsConnection
     master: Redis = sentinel.master_for(service, max_connections=CONNECTIONS_MAX)
     return master
 
@@ -166,7 +190,13 @@ def _cluster(settings: Settings, target: _Target) -> RedisCluster:
     if target.tls:
         options |= {"ssl": True} | _tls_options(settings)
     nodes = [ClusterNode(host, port) for host, port in target.hosts()]
-    return RedisCluster(startup_nodes=nodes, max_connections=CONNECTIONS_MAX, **options)
+    client = RedisCluster(startup_nodes=nodes, max_connections=CONNECTIONS_MAX, **options)
+    if target.tls:
+        # For the nodes that it will learn of, and for those that it starts with.
+        client.connection_kwargs["connection_class"] = TlsConnection
+        for node in client.startup_nodes:
+            node.connection_class = TlsConnection
+    return client
 
 
 def connect(settings: Settings) -> Redis | RedisCluster:

@@ -2,11 +2,11 @@
 
 An index holds the unit vectors of one partition in blocks. A search bounds the cosines of all rows
 by their coordinates in a few leading directions (``similarity_basis`` has the proof), those that
-are left by twice as many, and computes the few that may still win in float64, best bound first: it
-returns the most similar live row that the caller admits if and only if its cosine is not below the
-threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in float32
-(10⁻⁷ from the caller's), or, in compact mode, these rounded to float16, which moves a cosine by
-5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
+are left by some more in bytes, and computes the few that may still win in float64, best bound
+first: it returns the most similar live row that the caller admits if and only if its cosine is not
+below the threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in
+float32 (10⁻⁷ from the caller's), or, in compact mode, these rounded to float16, which moves a
+cosine by 5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
 
 Threads: one thread (the event loop's) owns the index and calls everything. ``search``, and
 ``run`` of what ``due`` returned, may be called by any other threads at the same time, and never
@@ -26,12 +26,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from mge_cache_server.similarity_basis import LENGTH_TOLERANCE, Floats
-from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block, Query
-from mge_cache_server.similarity_survivors import Match, Survivors
+from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block
+from mge_cache_server.similarity_scan import SCANNED_AT_ONCE, Scan
+from mge_cache_server.similarity_survivors import Match
 from mge_cache_server.similarity_upkeep import Upkeep, Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike
 
@@ -40,8 +41,8 @@ __all__ = ["Match", "SimilarityIndex", "Work", "normalise"]
 DIMENSIONS_MAX: Final = 16_384
 
 _BLOCK_BYTES = 96 << 20
-_BLOCK_ROWS = (256, 32_768)
-_PREFIX_BYTES = 4 * (16 + 1 + 16 + 2)
+_BLOCK_ROWS = (256, 65_536)
+_PREFIX_BYTES = 4 * (15 + 1) + 20 + 2
 _SHED_AT_ONCE = 256
 _NOT_UNIT = "a vector of {} numbers and unit length is needed"
 
@@ -100,11 +101,14 @@ class SimilarityIndex:
         self._now = now
         self._blocks: tuple[Block, ...] = ()
         self._upkeep = Upkeep(compact=compact)
+        # Room for bounds, one for each search under way: a new one each time costs page faults.
+        self._scratches: list[Floats] = []
 
     @property
     def size_bytes(self) -> int:
         """What the rows take, the keys' own bytes excepted."""
-        return sum(block.size_bytes for block in self._blocks)
+        scratches = sum(scratch.nbytes for scratch in self._scratches)
+        return sum(block.size_bytes for block in self._blocks) + scratches
 
     @property
     def survivors_mean(self) -> float:
@@ -112,7 +116,7 @@ class SimilarityIndex:
         return self._upkeep.survivors_mean
 
     def __contains__(self, key: bytes) -> bool:
-        return any(key in block.slots for block in self._blocks)
+        return any(key in block for block in self._blocks)
 
     def add(self, key: bytes, vector: Floats, *, expires_s: float) -> list[bytes]:
         """Add a row, or replace that of the same key; return the keys that had to leave for it.
@@ -139,7 +143,7 @@ class SimilarityIndex:
     ) -> list[bytes]:
         """Add many rows, each as ``add`` does; their keys must differ from each other.
 
-        Ten times as fast a row as ``add``: some 2 µs at 384 dimensions.
+        Some 2 µs a row at 384 dimensions; ``add`` takes three to five times as long.
         """
         if vectors.shape != (len(keys), self.dimension) or len(expires_s) != len(keys):
             raise ValueError(f"each row needs a key, {self.dimension} numbers and a time")
@@ -163,16 +167,12 @@ class SimilarityIndex:
     def remove(self, key: bytes) -> bool:
         """Remove a row; say whether it was there. No search that begins later returns it."""
         for block in self._blocks:
-            if key in block.slots:
-                block.remove(key)
-                self.rows -= 1
-                self._upkeep.removed(key)
-                if not block.live and block.is_full:
-                    self._blocks = tuple(each for each in self._blocks if each is not block)
+            if block.remove(key):
+                self._removed(block, [key])
                 return True
         return False
 
-    def expire(self, limit: int = 1000) -> list[bytes]:
+    def expire(self, limit: int = 200) -> list[bytes]:
         """Remove up to ``limit`` rows whose time is over, and return their keys.
 
         Searches do not return such rows anyway; this makes room. Takes 2 µs a row.
@@ -180,8 +180,10 @@ class SimilarityIndex:
         now_s = self._now()
         gone: list[bytes] = []
         for block in self._blocks:
-            gone += block.expired(now_s, limit - len(gone))
-        return self._drop(gone)
+            slots = block.expired(now_s, limit - len(gone))
+            if len(slots):
+                gone += self._removed(block, block.remove_slots(slots))
+        return gone
 
     def shed(self, rows: int) -> list[bytes]:
         """Remove the least valuable ``rows`` rows, or some more at once; return their keys."""
@@ -192,7 +194,8 @@ class SimilarityIndex:
             block = min((each for each in self._blocks if each.live), key=_ends_s, default=None)
             if block is None:
                 break
-            gone += self._drop(block.least_valuable(rows - len(gone)))
+            slots = block.least_valuable(rows - len(gone))
+            gone += self._removed(block, block.remove_slots(slots))
         return gone
 
     def search(
@@ -205,18 +208,13 @@ class SimilarityIndex:
         """
         if query.shape != (self.dimension,) or abs(float(query.dot(query)) - 1) > LENGTH_TOLERANCE:
             raise ValueError(_NOT_UNIT.format(self.dimension))
-        seen = [(block, block.used) for block in self._blocks]
-        scratch = np.empty(max((used for _, used in seen), default=0), np.float32)
-        sought = Query(query, threshold, scratch)
-        found = [(block, *block.survivors(sought, used)) for block, used in seen]
-        found = [each for each in found if len(each[2])]
-        if not found:
-            self._upkeep.searched(0)
+        blocks = self._blocks
+        scratch = self._scratch(blocks)
+        survivors = Scan(query, threshold, scratch).survivors(blocks)
+        self._scratches.append(scratch)
+        self._upkeep.searched(len(survivors.slots) if survivors else 0)
+        if survivors is None:
             return None
-        blocks, bounds, slots = zip(*found, strict=True)
-        owners = np.repeat(np.arange(len(blocks)), [len(each) for each in slots])
-        survivors = Survivors(blocks, owners, np.concatenate(slots), np.concatenate(bounds))
-        self._upkeep.searched(len(owners))
         return survivors.best(query, threshold, admits, self._now())
 
     def due(self) -> Work | None:
@@ -234,6 +232,7 @@ class SimilarityIndex:
         Work whose ``run`` did not come to its end is given up; it falls due again.
         """
         self._blocks = self._upkeep.settle(work, self._blocks)
+        self._scratches.clear()
 
     def _open_block(self) -> Block:
         blocks = self._blocks
@@ -247,8 +246,21 @@ class SimilarityIndex:
         self._blocks = (*(each for each in blocks if each.live), block)
         return block
 
-    def _drop(self, keys: Iterable[bytes]) -> list[bytes]:
-        return [key for key in keys if self.remove(key)]
+    def _removed(self, block: Block, keys: list[bytes]) -> list[bytes]:
+        self.rows -= len(keys)
+        self._upkeep.removed(keys)
+        if not block.live and block.is_full:
+            self._blocks = tuple(each for each in self._blocks if each is not block)
+            self._scratches.clear()
+        return keys
+
+    def _scratch(self, blocks: Sequence[Block]) -> Floats:
+        rows = min(SCANNED_AT_ONCE, sum(block.capacity for block in blocks))
+        try:
+            scratch = self._scratches.pop()
+        except IndexError:
+            return np.empty(rows, np.float32)
+        return scratch if len(scratch) >= rows else np.empty(rows, np.float32)
 
     def _make_room(self, rows: int) -> list[bytes]:
         gone = self.shed(self.rows + rows - self.rows_max)

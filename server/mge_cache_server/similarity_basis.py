@@ -22,6 +22,12 @@ So ρ² is increased by 2δ + η and by the rounding of |x|² − |ẑ|² (``Rou
 bound by 3η + 2δ and by the rounding of the sums that make it up (``Rounding.bound``); a factor of
 1.1 covers |ẑ| and |x| above 1, which are at most 1.001. For 384 dimensions that is 3·10⁻⁴, for 1536
 1.1·10⁻³: it costs five in a hundred more survivors and buys a proof.
+
+The second level keeps its coordinates in bytes: c = ⌊sz + ½⌋ with s = 124, which is off by at most
+1/2s in each (10⁻⁴ of it more covers the rounding of sz). Replacing them by c/s takes at most
+Σ|ẑ_q| / 2s from the bound, the sum being over these coordinates, which ``Look.slack`` gives back.
+The lengths are rounded to the side on which the bound grows. 124 leaves room for what is a little
+longer than 1.
 """
 
 # ruff: noqa: RUF002  # the letters of the proof are those of mathematics
@@ -37,6 +43,7 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+Codes: TypeAlias = NDArray[np.int8]
 
 SAMPLE_ROWS: Final = 8192
 """How many rows a fit looks at: more do not make a better basis."""
@@ -44,8 +51,12 @@ SAMPLE_ROWS: Final = 8192
 LENGTH_TOLERANCE: Final = 1e-4
 """How far the squared length of a given vector may be from 1; float16 may add 10⁻³."""
 
-_FEW = (16, 32)
-_MANY = (32, 64)
+# How many directions a prefix has at its first level, and at both. With the length of the rest the
+# first level makes a multiple of four columns, which a product takes together.
+_FEW = (15, 35)
+_MANY = (31, 63)
+_STEPS = np.float32(124)
+_CODE_ERROR = 0.5 + 1e-4  # in steps; with the rounding of what is compared with it
 _DOMINANT = 0.5
 _OVERSAMPLING = 8
 _ROUNDS = 4
@@ -73,6 +84,9 @@ class Look:
     second: Floats
     """Of ``basis.directions - basis.first + 2`` numbers."""
 
+    slack: float
+    """What bytes may have taken from the second bound."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Basis:
@@ -87,13 +101,13 @@ class Basis:
         """How many directions there are."""
         return len(self.matrix)
 
-    def project(self, rows: Floats) -> tuple[Floats, Floats]:
+    def project(self, rows: Floats) -> tuple[Floats, Codes]:
         """Return what a prefix keeps of rows: for the first level, and for the second.
 
         The first are n × (first + 1): coordinates and the length that they leave. The second are
-        n × (directions − first + 2): the other coordinates, the length that all leave, and the
-        first length again: with its sign turned in the query, it takes the first level's residual
-        out of the first bound.
+        n × (directions − first + 2) in bytes: the other coordinates, the length that all leave, and
+        the first length again: with its sign turned in the query, it takes the first level's
+        residual out of the first bound.
         """
         coordinates = rows @ self.matrix.T
         squares = np.einsum("ij,ij->i", rows, rows)
@@ -104,26 +118,28 @@ class Basis:
             np.sqrt(np.maximum(left, 0) + np.float32(self.rounding.residual))
             for left in (left_by_first, left_by_all)
         )
-        return np.column_stack((head, rho_first)), np.column_stack((tail, rho_all, rho_first))
-
-    def project_one(self, row: Floats) -> Floats:
-        """Return both of ``project`` for one row, one behind the other: ten times as fast."""
-        coordinates = self.matrix.dot(row)
-        head, tail = coordinates[: self.first], coordinates[self.first :]
-        left_by_first = float(row.dot(row)) - float(head.dot(head))
-        left_by_all = left_by_first - float(tail.dot(tail))
-        both = np.empty(len(coordinates) + 3, np.float32)
-        both[: self.first] = head
-        both[self.first + 1 : -2] = tail
-        both[-2] = sqrt(max(left_by_all, 0.0) + self.rounding.residual)
-        both[self.first] = both[-1] = sqrt(max(left_by_first, 0.0) + self.rounding.residual)
-        return both
+        codes = np.empty((len(rows), tail.shape[1] + 2), np.int8)
+        codes[:, :-2] = np.rint(tail * _STEPS)
+        codes[:, -2] = np.ceil(rho_all * _STEPS)
+        codes[:, -1] = np.floor(rho_first * _STEPS)
+        return np.column_stack((head, rho_first)), codes
 
     def look(self, query: Floats) -> Look:
         """Return what the bounds of all rows for this unit vector are computed with."""
-        both = self.project_one(query)
-        both[-1] *= -1
-        return Look(both[: self.first + 1], both[self.first + 1 :])
+        split = self.first
+        both = np.empty(self.directions + 3, np.float32)
+        coordinates = self.matrix.dot(query)
+        head, tail = coordinates[:split], coordinates[split:]
+        left_by_first = float(query.dot(query)) - float(head.dot(head))
+        left_by_all = left_by_first - float(tail.dot(tail))
+        both[:split] = head
+        both[split + 1 : -2] = tail
+        both[split] = sqrt(max(left_by_first, 0.0) + self.rounding.residual)
+        both[-2] = sqrt(max(left_by_all, 0.0) + self.rounding.residual)
+        both[-1] = -both[split]
+        second = both[split + 1 :]
+        second /= _STEPS
+        return Look(both[: split + 1], second, _CODE_ERROR * float(np.abs(second[:-2]).sum()))
 
 
 def plain_rounding(dimension: int) -> float:
@@ -137,13 +153,13 @@ def fit(sample: Rows) -> Basis:
     Pure, and the same for the same sample: may run in any thread; takes some 20 ms for 8,192 rows
     of 384 dimensions. Subspace iteration: Halko, Martinsson, Tropp (2011), algorithm 4.4.
     """
-    rows = np.asarray(sample, dtype=np.float32)
-    directions, energy = _leading(rows, _FEW[1])
-    first = _FEW[0]
+    part = np.asarray(sample, dtype=np.float32)
+    first, wanted = _FEW
+    directions, energy = _leading(part, wanted)
     if energy > _DOMINANT:
         # A common mean: what tells rows apart lies in the directions after it.
-        directions, _ = _leading(rows, _MANY[1])
-        first = _MANY[0]
+        first, wanted = _MANY
+        directions, _ = _leading(part, wanted)
     matrix = np.ascontiguousarray(directions.T, dtype=np.float32)
     return Basis(matrix, min(first, len(matrix)), _rounding(matrix))
 
@@ -166,7 +182,7 @@ def _rounding(matrix: Floats) -> Rounding:
     exact = matrix.astype(np.float64)
     eta = float(np.linalg.norm(exact @ exact.T - np.eye(directions)))
     delta = _gamma(dimension) * sqrt(directions)
-    sums = _gamma(directions + 4)
+    sums = _gamma(directions + 6)
     return Rounding(
         residual=1.1 * (2 * delta + eta + _gamma(dimension) + 2 * sums),
         bound=1.1 * (3 * eta + 2 * delta + 6 * sums) + 1e-6,

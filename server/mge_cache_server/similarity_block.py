@@ -4,50 +4,36 @@ A block is appended to by one thread and read by any others at the same time. Wh
 a slot is written before ``used`` grows over it and never again (what is removed stays until the
 block is compacted into another), so a reader that takes ``used`` once sees whole rows; a removal
 is one store of None into ``keys``, which readers look at last. Python's lock orders the stores.
+
+Rows that are added one by one are projected a few at a time, which is cheaper: a reader computes
+the rows from ``Prefix.filled`` to ``used`` in full.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-
-from mge_cache_server.similarity_basis import Basis, Floats, Look, Rows, plain_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-BOOKKEEPING_BYTES: Final = 90
-"""What a row takes beside its numbers and its key: slot, place in the dict, time, state."""
+    from mge_cache_server.similarity_basis import Basis, Codes, Floats, Rows
+
+BOOKKEEPING_BYTES: Final = 58
+"""What a row takes beside its numbers and its key: place in the dict and the list, time, state."""
 
 _NEVER = np.float32(-1e9)  # in place of a residual's length: the bound is far below any threshold
-_PROJECTED_AT_ONCE = 2048
+_PARTS = 256
+_PENDING = 32
+_APPENDED_AT_ONCE = 2048
 
 
 @dataclass(slots=True, eq=False)
-class Query:
-    """A unit vector that is looked for, and what each basis makes of it."""
-
-    vector: Floats
-    threshold: float
-    scratch: Floats
-    """Room for a bound of each row of the largest block: a new one each time costs page faults."""
-
-    looks: dict[Basis, Look] = field(default_factory=dict)
-
-    def look(self, basis: Basis) -> Look:
-        """Return how a basis sees it."""
-        found = self.looks.get(basis)
-        if found is None:
-            found = self.looks[basis] = basis.look(self.vector)
-        return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
     """The leading coordinates of a block's rows.
 
@@ -57,7 +43,9 @@ class Prefix:
 
     basis: Basis
     first: Floats
-    second: Floats
+    second: Codes
+    filled: int = 0
+    """How many rows, from the front, it is there for."""
 
     @classmethod
     def empty(cls, basis: Basis, capacity: int) -> Prefix:
@@ -66,47 +54,29 @@ class Prefix:
         return cls(
             basis,
             np.empty((basis.first + 1, capacity), np.float32),
-            np.empty((capacity, others + 2), np.float32),
+            np.empty((capacity, others + 2), np.int8),
         )
 
-    def fill(self, rows: Rows, start: int, stop: int) -> None:
-        """Project the rows of these slots."""
-        for low in range(start, stop, _PROJECTED_AT_ONCE):
-            high = min(stop, low + _PROJECTED_AT_ONCE)
+    def fill(self, rows: Rows, stop: int) -> None:
+        """Project the rows up to this slot that have not been yet."""
+        for low in range(self.filled, stop, _APPENDED_AT_ONCE):
+            high = min(stop, low + _APPENDED_AT_ONCE)
             part = np.asarray(rows[low:high], np.float32)
             first, self.second[low:high] = self.basis.project(part)
             self.first[:, low:high] = first.T
-
-    def put(self, row: Floats, slot: int) -> None:
-        """Project one row."""
-        both = self.basis.project_one(row)
-        split = len(self.first)
-        self.first[:, slot] = both[:split]
-        self.second[slot] = both[split:]
+            self.filled = high
 
     def bury(self, slots: int | NDArray[np.intp]) -> None:
-        """See to it that no scan finds these slots."""
+        """See to it that no scan finds these slots. Needless for correct answers."""
         self.first[-1, slots] = _NEVER
-
-    def survivors(self, query: Query, used: int) -> tuple[Floats, NDArray[np.intp]]:
-        """Return the slots that may reach the threshold, and upper bounds of their cosines."""
-        look = query.look(self.basis)
-        slack = np.float32(self.basis.rounding.bound)
-        cut = query.threshold - slack
-        bounds = np.dot(look.first, self.first[:, :used], out=query.scratch[:used])
-        slots = (bounds >= cut).nonzero()[0]
-        finer = bounds[slots]
-        if len(slots):
-            finer += self.second.take(slots, axis=0) @ look.second
-            kept = (finer >= cut).nonzero()[0]
-            finer, slots = finer[kept] + slack, slots[kept]
-        return finer, slots
 
 
 class Block:
     """Room for ``capacity`` rows, filled from the front."""
 
     __slots__ = (
+        "_part",
+        "_parts",
         "alive",
         "capacity",
         "earliest_s",
@@ -116,7 +86,6 @@ class Block:
         "live",
         "prefix",
         "rows",
-        "slots",
         "used",
     )
 
@@ -124,7 +93,9 @@ class Block:
         self.capacity = len(rows)
         self.rows = rows
         self.keys: list[bytes | None] = []
-        self.slots: dict[bytes, int] = {}
+        # In which 256th of the slots a key is: numbers so small take no memory of their own.
+        self._parts: dict[bytes, int] = {}
+        self._part = -(-self.capacity // _PARTS)
         self.expires_s = np.empty(self.capacity, np.float64)
         self.alive = np.zeros(self.capacity, np.bool_)
         self.hit = np.zeros(self.capacity, np.bool_)
@@ -134,6 +105,9 @@ class Block:
         self.live = 0
         self.earliest_s = inf
         """No row of this block expires earlier."""
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._parts
 
     @property
     def is_full(self) -> bool:
@@ -145,67 +119,82 @@ class Block:
         """What the rows take that have been appended, removed ones included, keys not."""
         width: int = self.rows.itemsize * self.rows.shape[1] + BOOKKEEPING_BYTES
         if self.prefix is not None:
-            width += 4 * (len(self.prefix.first) + self.prefix.second.shape[1])
+            width += 4 * len(self.prefix.first) + self.prefix.second.shape[1]
         return self.used * width
 
     def append_one(self, key: bytes, row: Floats, expires_s: float) -> None:
         """Add a row whose key is not in this block; there must be room."""
         slot = self.used
         self.rows[slot] = row
-        if self.prefix is not None:
-            # Of the row as it is kept, which float16 has rounded.
-            self.prefix.put(np.asarray(self.rows[slot], np.float32), slot)
         self.expires_s[slot] = expires_s
         self.alive[slot] = True
         self.keys.append(key)
-        self.slots[key] = slot
+        self._parts[key] = slot // self._part
         self.live += 1
         self.earliest_s = min(self.earliest_s, expires_s)
         self.used = slot + 1
+        prefix = self.prefix
+        if prefix is not None and (slot + 1 - prefix.filled >= _PENDING or self.is_full):
+            self._fill(prefix)
 
-    def append(self, keys: Sequence[bytes], rows: Floats, expires_s: NDArray[np.float64]) -> None:
+    def append(self, keys: Sequence[bytes], rows: Rows, expires_s: NDArray[np.float64]) -> None:
         """Add several rows as ``append_one`` does."""
-        start, stop = self.used, self.used + len(keys)
-        self.rows[start:stop] = rows
-        if self.prefix is not None:
-            self.prefix.fill(self.rows, start, stop)
-        self.expires_s[start:stop] = expires_s
-        self.alive[start:stop] = True
-        self.keys.extend(keys)
-        self.slots.update(zip(keys, range(start, stop), strict=True))
-        self.live += len(keys)
-        self.earliest_s = min(self.earliest_s, float(expires_s.min()))
-        self.used = stop
+        for low in range(0, len(keys), _APPENDED_AT_ONCE):  # no other thread waits for long
+            part = slice(low, low + _APPENDED_AT_ONCE)
+            start, stop = self.used, self.used + len(keys[part])
+            self.rows[start:stop] = rows[part]
+            self.expires_s[start:stop] = expires_s[part]
+            self.alive[start:stop] = True
+            self.keys.extend(keys[part])
+            slots = range(start, stop)
+            self._parts.update(zip(keys[part], [slot // self._part for slot in slots], strict=True))
+            self.live += len(slots)
+            self.earliest_s = min(self.earliest_s, float(expires_s[part].min()))
+            self.used = stop
+            if self.prefix is not None:
+                self._fill(self.prefix)
 
     def remove(self, key: bytes) -> bool:
         """Remove a row; say whether it was there."""
-        slot = self.slots.pop(key, None)
-        if slot is None:
+        part = self._parts.get(key)
+        if part is None:
             return False
-        self.keys[slot] = None
-        self.alive[slot] = False
-        if self.prefix is not None:
-            self.prefix.bury(slot)
-        self.live -= 1
+        start = part * self._part
+        self.remove_slots(np.array([self.keys.index(key, start, start + self._part)]))
         return True
+
+    def remove_slots(self, slots: NDArray[np.intp]) -> list[bytes]:
+        """Remove the rows that are there of some slots, and return their keys."""
+        gone = []
+        for slot in slots.tolist():
+            key = self.keys[slot]
+            if key is not None:
+                self.keys[slot] = None
+                del self._parts[key]
+                gone.append(key)
+        self.alive[slots] = False
+        if self.prefix is not None:
+            self.prefix.bury(slots)
+        self.live -= len(gone)
+        return gone
 
     def seal(self) -> None:
         """Let nobody append any more."""
         self.capacity = self.used
 
-    def expired(self, now_s: float, limit: int) -> list[bytes]:
-        """Return the keys of up to ``limit`` rows whose time is over."""
+    def expired(self, now_s: float, limit: int) -> NDArray[np.intp]:
+        """Return the slots of up to ``limit`` rows whose time is over."""
         if self.earliest_s > now_s:
-            return []
+            return np.empty(0, np.intp)
         alive = self.alive[: self.used]
         times_s = self.expires_s[: self.used]
         over = np.flatnonzero(alive & (times_s <= now_s))
         if len(over) <= limit:
             self.earliest_s = float(times_s[alive & (times_s > now_s)].min(initial=inf))
-        return self._keys_of(over[:limit])
+        return over[:limit]
 
-    def least_valuable(self, count: int) -> list[bytes]:
-        """Return the keys of ``count`` rows at most, all of them never hit or all of them hit.
+    def least_valuable(self, count: int) -> NDArray[np.intp]:
+        """Return the slots of ``count`` rows at most, all of them never hit or all of them hit.
 
         Those that were never hit come first, and among these the ones that end soonest.
         """
@@ -215,30 +204,23 @@ class Block:
             slots = np.flatnonzero(alive)
         if len(slots) > count:
             slots = slots[np.argpartition(self.expires_s[slots], count - 1)[:count]]
-        return self._keys_of(slots)
+        return slots
 
-    def survivors(self, query: Query, used: int) -> tuple[Floats, NDArray[np.intp]]:
-        """Return what may reach the threshold of the first ``used`` slots, and upper bounds."""
-        prefix = self.prefix  # read later than ``used`` was, so that it covers as many rows
-        if prefix is not None:
-            return prefix.survivors(query, used)
-        slack = np.float32(plain_rounding(self.rows.shape[1]))
-        bounds = np.asarray(self.rows[:used], np.float32) @ query.vector
-        slots = np.flatnonzero(bounds >= query.threshold - slack)
-        return bounds[slots] + slack, slots
-
-    def rebased(self, basis: Basis, used: int) -> Prefix:
-        """Return a prefix for the first ``used`` rows in another basis. Any thread may call it."""
-        prefix = Prefix.empty(basis, self.capacity)
-        prefix.fill(self.rows, 0, used)
+    def rebased(self, basis: Basis) -> Prefix:
+        """Return a prefix in another basis, for nearly all rows. Any thread may call it."""
+        prefix = Prefix.empty(basis, len(self.rows))
+        while prefix.filled + _PENDING <= self.used:  # which may grow meanwhile
+            prefix.fill(self.rows, self.used)
         return prefix
 
-    def adopt(self, prefix: Prefix, used: int) -> None:
-        """Take a prefix that was made for the first ``used`` rows."""
-        prefix.fill(self.rows, used, self.used)
+    def adopt(self, prefix: Prefix) -> None:
+        """Take a prefix that was made for this block."""
+        self._fill(prefix)
         prefix.bury(np.flatnonzero(~self.alive[: self.used]))
         self.prefix = prefix
 
-    def _keys_of(self, slots: NDArray[np.intp]) -> list[bytes]:
-        found = (self.keys[slot] for slot in slots.tolist())
-        return [key for key in found if key is not None]
+    def _fill(self, prefix: Prefix) -> None:
+        start = prefix.filled
+        prefix.fill(self.rows, self.used)
+        if self.live < self.used:
+            prefix.bury(start + np.flatnonzero(~self.alive[start : self.used]))

@@ -47,7 +47,7 @@ class Survivors(NamedTuple):
             part = order[start : start + size]
             start, size = start + size, min(4 * size, _VERIFIED_AT_ONCE[1])
             cosines = self._cosines(part, exact)
-            reaching = np.flatnonzero(cosines > best.cosine if best else cosines >= threshold)
+            reaching = (cosines > best.cosine if best else cosines >= threshold).nonzero()[0]
             for place in reaching[np.argsort(-cosines[reaching])].tolist():
                 block, slot = self.blocks[self.owners[part[place]]], int(self.slots[part[place]])
                 key = block.keys[slot]
@@ -62,7 +62,7 @@ class Survivors(NamedTuple):
         cosines = np.empty(len(part), np.float64)
         owners = self.owners[part]
         for owner in set(owners.tolist()):
-            places = np.flatnonzero(owners == owner)
+            places = (owners == owner).nonzero()[0]
             rows = self.blocks[owner].rows.take(self.slots[part[places]], axis=0)
             cosines[places] = rows.astype(np.float64) @ query
         return cosines

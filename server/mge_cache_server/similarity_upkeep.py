@@ -25,6 +25,9 @@ _WELL_FITTED_ROWS = 4 * SAMPLE_ROWS
 _SEARCHES_TO_JUDGE = 64
 _SURVIVORS_OF_ROWS = 1 / 1000
 _SMALL = 64
+_COPIED_AT_ONCE = 1024  # a thread that holds Python's lock makes the event loop wait
+_SMALL_BLOCKS = 2
+_FEW_ROWS = 4  # a quarter of the rows of a large block
 
 
 class Fit:
@@ -53,13 +56,12 @@ class Rebase:
 
     def __init__(self, block: Block, basis: Basis) -> None:
         self.block = block
-        self.used = block.used
         self._basis = basis
         self.found: Prefix | None = None
 
     def run(self) -> None:
         """Do it."""
-        self.found = self.block.rebased(self._basis, self.used)
+        self.found = self.block.rebased(self._basis)
 
 
 class Compaction:
@@ -73,22 +75,28 @@ class Compaction:
 
     def run(self) -> None:
         """Do it."""
-        kept = [(block, np.flatnonzero(block.alive[: block.used])) for block in self.blocks]
         rows = self.blocks[0].rows
-        capacity = sum(len(slots) for _, slots in kept)
+        capacity = sum(block.live for block in self.blocks)
         basis = self.blocks[0].prefix.basis if self.blocks[0].prefix is not None else None
         into = Block(np.empty((capacity, rows.shape[1]), rows.dtype), basis)
-        for block, slots in kept:
-            # A row may have been removed since ``alive`` was read.
-            found = [(slot, block.keys[slot]) for slot in slots.tolist()]
-            live = [(slot, key) for slot, key in found if key is not None]
-            if live:
-                chosen = np.array([slot for slot, _ in live])
-                start = into.used
-                into.append([key for _, key in live], block.rows[chosen], block.expires_s[chosen])
-                into.hit[start : into.used] = block.hit[chosen]
+        for block in self.blocks:
+            for start in range(0, block.used, _COPIED_AT_ONCE):
+                _copy(block, start, min(block.used, start + _COPIED_AT_ONCE), into)
         into.seal()
         self.found = into
+
+
+def _copy(block: Block, start: int, stop: int, into: Block) -> None:
+    slots = np.flatnonzero(block.alive[start:stop]) + start
+    # A row may have been removed since ``alive`` was read.
+    found = [(slot, block.keys[slot]) for slot in slots.tolist()]
+    live = [(slot, key) for slot, key in found if key is not None]
+    if live:
+        chosen = np.array([slot for slot, _ in live])
+        keys = [key for _, key in live]
+        to = into.used
+        into.append(keys, block.rows.take(chosen, axis=0), block.expires_s[chosen])
+        into.hit[to : into.used] = block.hit[chosen]
 
 
 Work = Fit | Rebase | Compaction
@@ -111,10 +119,10 @@ class Upkeep:
         """Take note of new rows."""
         self._added += rows
 
-    def removed(self, key: bytes) -> None:
-        """Take note of a removal: a compaction that is under way may be copying the row."""
+    def removed(self, keys: Sequence[bytes]) -> None:
+        """Take note of removals: a compaction that is under way may be copying the rows."""
         if isinstance(self._under_way, Compaction):
-            self._under_way.removed.append(key)
+            self._under_way.removed += keys
 
     def searched(self, survivors: int) -> None:
         """Take note of how many rows a search had to compute. A lost update does no harm."""
@@ -141,7 +149,7 @@ class Upkeep:
                 self.basis, self._fitted_rows, self._added = work.found, work.rows, 0
         elif isinstance(work, Rebase):
             if work.found is not None:
-                work.block.adopt(work.found, work.used)
+                work.block.adopt(work.found)
         elif work.found is not None:
             return _replaced(blocks, work, work.found)
         return blocks
@@ -172,11 +180,15 @@ class Upkeep:
 
 
 def _compaction(blocks: Sequence[Block], block_rows: int) -> Compaction | None:
-    """Return a compaction if a quarter of some block is dead; small blocks join in."""
+    """Return a compaction if a quarter of some block is dead; small blocks join in.
+
+    Or if there are several full blocks that are small: each of them costs every search some time.
+    """
     wasteful = [block for block in blocks if _is_wasteful(block)]
-    if not wasteful:
+    small = [each for each in blocks if each.is_full and each.live <= block_rows // _FEW_ROWS]
+    if not wasteful and len(small) < _SMALL_BLOCKS:
         return None
-    chosen = wasteful[:1]
+    chosen = (wasteful or small)[:1]
     chosen[0].seal()
     live = chosen[0].live
     for block in blocks:

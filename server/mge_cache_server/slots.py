@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from mge_cache_server.errors import MgeError
     from mge_cache_server.generation import Question, Reply, Request
+    from mge_cache_server.model import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,12 @@ class Slot:
         """What a strategy finds out. Cancelled if nobody waits for it any more."""
         self.is_kept = True
         """Whether the answer may be stored."""
+        self.lease: Lease | None = None
+        """The right to answer it for all sidecars, while whoever leads the slot holds it."""
+        self.ids: dict[str, None] = {}
+        """Of the deferred requests that asked: their answer may be fetched by them later."""
+        self.entrusted_to = ""
+        """The deferred batch that answers it, whoever waits: it keeps lease and answer."""
         self._gone = gone
         self._readers: dict[Reader, None] = {}
         self._chunks: list[str] = []

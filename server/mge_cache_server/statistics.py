@@ -26,6 +26,19 @@ VECTOR_OPERATIONS: tuple[str, ...] = (
 )
 """The operations on vector sets, which not every Redis has."""
 
+DEFERRED_OPERATIONS: tuple[str, ...] = (
+    "put_batch",
+    "name_batch",
+    "claim_batch",
+    "release_batch",
+    "read_batch",
+    "list_batches",
+    "end_batch",
+    "put_ticket",
+    "read_ticket",
+)
+"""Those on deferred batches."""
+
 STORE_OPERATIONS: tuple[str, ...] = (
     "lookup",
     "put",
@@ -36,6 +49,7 @@ STORE_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
+    *DEFERRED_OPERATIONS,
     *VECTOR_OPERATIONS,
     "probe",
 )
@@ -51,6 +65,7 @@ ERROR_OPERATIONS: tuple[str, ...] = (
     "put_row",
     "list_rows",
     "read_rows",
+    *DEFERRED_OPERATIONS,
     *VECTOR_OPERATIONS,
     "feed",
     "decode",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from mge_cache_server.model import EntryKey
+    from mge_cache_server.store_deferred import DeferredStore
 
 EVERYTHING = "*"
 """The tag that every entry of a namespace has."""
@@ -110,6 +111,10 @@ class Store(Protocol):
     kind: str
     writer: str
     """How this store calls itself in ``RowStored``: unlike every other."""
+
+    @property
+    def deferred(self) -> DeferredStore:
+        """What deferred batches ask of it."""
 
     @property
     def available(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mge_cache_server.generation import DEFERRED_MAX_S
 from mge_cache_server.memory_store import MemoryStore
 
 if TYPE_CHECKING:
@@ -39,6 +40,4 @@ def vectors_of(store: Store) -> RedisVectors:
 
 def retention_s(settings: Settings) -> float:
     """Return how long epochs are kept: longer than any entry lives, its computation included."""
-    from mge_cache_server.wire import HOLD_MAX_S  # noqa: PLC0415
-
-    return settings.ttl_max_s + HOLD_MAX_S + _SLACK_S
+    return settings.ttl_max_s + DEFERRED_MAX_S + _SLACK_S

@@ -26,7 +26,7 @@ from mge_cache_server.model import Usage
 from mge_cache_server.upstream_key import Key
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
     from anthropic import AsyncAnthropic, AsyncStream
     from anthropic.types import RawMessageStreamEvent
@@ -74,18 +74,12 @@ UpstreamEvent = Begun | str | Ended
 
 
 class Upstream:
-    """Calls Anthropic's Messages API, within the limit that it sets.
+    """Calls Anthropic's Messages API, within the limit that it sets."""
 
-    ``observe(seconds)`` is told how long each call took that was answered.
-    """
-
-    def __init__(
-        self, policy: UpstreamPolicy, counts: BatchCounts, *, observe: Callable[[float], None]
-    ) -> None:
+    def __init__(self, policy: UpstreamPolicy, counts: BatchCounts) -> None:
         self.limiter = Limiter(policy.calls_max)
         self._policy = policy
         self._counts = counts
-        self._observe = observe
         self._key = Key(policy.key_file, policy.key)
         self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=time.monotonic)
         self._loading = asyncio.Lock()
@@ -116,10 +110,15 @@ class Upstream:
                 stream=True,
                 extra_body=rest,
             )
+            has_text = False
             async with events:
                 async for event in _read(events, started_s):
+                    if isinstance(event, str) and not has_text:
+                        has_text = True
+                        self._counts.first_delta_after(time.perf_counter() - started_s)
+                    elif isinstance(event, Ended):
+                        self._counts.answered_after(event.seconds)
                     yield event
-            self._observe(time.perf_counter() - started_s)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:

@@ -91,10 +91,27 @@ def start(message: pb.GenerateStart, limits: Limits, default: Strategy) -> Start
         ttl_s=wire.ttl(message, limits),
         cache=_chosen("cache", _CACHE_USES, message),
         strategy=strategy,
+        id=message.id,
     )
     waits = TIMEOUT_MAX_S if strategy is Strategy.DEFERRED else TIMEOUT_DEFAULT_S
     timeout_s = wire.seconds("timeout", message.timeout, default_s=waits, max_s=TIMEOUT_MAX_S)
     return Start(request, timeout_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """A request for the answer of a deferred request."""
+
+    namespace: str
+    id: str
+    timeout_s: float
+
+
+def fetch(message: pb.GenerateFetch) -> Fetch:
+    """Return what is fetched."""
+    timeout_s = wire.seconds("timeout", message.timeout, default_s=0.0, max_s=TIMEOUT_MAX_S)
+    namespace = wire.namespace(message.namespace)
+    return Fetch(namespace, request_id("fetch.id", message.id), timeout_s)
 
 
 def _chosen(field: str, known: Mapping[int, Any], message: pb.GenerateStart) -> Any:

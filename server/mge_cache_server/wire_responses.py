@@ -159,6 +159,24 @@ def _batcher_stats(batcher: BatcherStatistics) -> pb.BatcherStats:
         upstream_limit=batcher.upstream_limit,
         upstream_breaker_open=batcher.upstream_breaker_open,
         has_key=batcher.has_key,
+        batches_by_outcome=batcher.batches_by_outcome,
+        mean_wait_seconds=batcher.mean_wait_seconds,
+        mean_first_delta_seconds=batcher.mean_first_delta_seconds,
+        mean_upstream_seconds=batcher.mean_upstream_seconds,
+        models={
+            model: pb.ModelUse(
+                usage=pb.Usage(
+                    input_tokens=use.input_tokens,
+                    output_tokens=use.output_tokens,
+                    cache_read_tokens=use.cache_read_tokens,
+                    cache_write_tokens=use.cache_write_tokens,
+                ),
+                cost_usd=use.cost_usd,
+            )
+            for model, use in batcher.models.items()
+        },
+        deferred_batches=batcher.deferred_batches,
+        deferred_requests=batcher.deferred_requests,
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mge_cache.anthropic import Generation
     from tests.e2e.sidecars import Launch
 
-HASTY = Timeouts(get_s=0.2, set_s=0.2, retry_s=0.05)
+HASTY = Timeouts(get_s=1.0, set_s=1.0, retry_s=0.05)
 BY_ITSELF, BY_SIDECAR = "Bearer by-itself", "Bearer by-sidecar"
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SERVICE = "/mge_cache.v1.CacheService/"
 NAMESPACE = "bench"
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-sonnet-5-5"
 ANSWER_BYTES = 2048
 KEYS = 1000
 """Keys that a load cycles through, so that no two calls in flight ask for the same one."""

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tests.bench.quality_runs import Tally
 
@@ -30,7 +30,7 @@ THRESHOLDS = (0.80, 0.85, 0.90, 0.95, 0.98, 0.99)
 OFF_MAX = 0.02
 """Re-ranked hits at the recommended threshold are off no more often than one in fifty."""
 
-_EMBEDDINGS = Path(__file__).parents[2].parent / "shared/data/questions/minilm_float16.npy"
+EMBEDDINGS = Path(__file__).parents[2].parent / "shared/data/questions/minilm_float16.npy"
 _DOCUMENTS, _QUERIES = 20_000, 20_000
 _QUICK_DOCUMENTS, _QUICK_QUERIES = 5_000, 5_000
 _CONFIDENCE = 1.96  # 95 %
@@ -106,12 +106,12 @@ def _arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="a quarter of the questions")
-    parser.add_argument("--embeddings", type=Path, default=_EMBEDDINGS, help="of the questions")
+    parser.add_argument("--embeddings", type=Path, default=EMBEDDINGS, help="of the questions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser.parse_args()
 
 
-def measure(embeddings: Path, console: Console, *, quick: bool) -> list[Tally]:
+def measure(embeddings: Path, progress: Callable[[str], None], *, quick: bool) -> list[Tally]:
     """Run everything in one thread, unless NumPy has been imported before."""
     for name in _THREADS:
         os.environ[name] = "1"
@@ -120,11 +120,9 @@ def measure(embeddings: Path, console: Console, *, quick: bool) -> list[Tally]:
     documents, queries = _QUICK_DOCUMENTS, _QUICK_QUERIES
     if not quick:
         documents, queries = _DOCUMENTS, _QUERIES
-    with console.status("loading") as status:
-        stream = runs.retrieve(
-            *runs.load(embeddings, documents=documents, queries=queries), status.update
-        )
-        return runs.run_caches(stream, THRESHOLDS, status.update)
+    progress("loading the embeddings")
+    stream = runs.retrieve(*runs.load(embeddings, documents=documents, queries=queries), progress)
+    return runs.run_caches(stream, THRESHOLDS, progress)
 
 
 def main() -> int:
@@ -135,7 +133,8 @@ def main() -> int:
         console.print("Skipped: there are no questions with embeddings beside the work tree.")
         return 0
     begun = perf_counter()
-    tallies = measure(options.embeddings, console, quick=options.quick)
+    with console.status("starting") as status:
+        tallies = measure(options.embeddings, status.update, quick=options.quick)
     show(tallies, console)
     console.print(f"{perf_counter() - begun:.0f} s", style="dim")
     if options.json is not None:

@@ -3,7 +3,8 @@
 Rows are real embeddings, extended with perturbed copies to the size wanted; 1536 dimensions are
 simulated with the spectrum of the real ones. Queries are real questions that are not among the
 rows. Products and searches alternate on one thread and are timed in CPU seconds, so that other
-work on the machine counts little; what counts is the ratio.
+work on the machine counts little; what counts is the ratio. It is given of the medians, and of the
+quickest of either: a product reads more memory, which others slow down.
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mge_cache_server.similarity import SimilarityIndex, normalise
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mge_cache_server.similarity_basis import Floats
 
-DATA = Path(__file__).resolve().parents[3] / "shared/data/questions/minilm_float16.npy"
+EMBEDDINGS = Path(__file__).resolve().parents[3] / "shared/data/questions/minilm_float16.npy"
 QUERIES = 1000
 THRESHOLD = 0.95
 FAR_S = 1e18
@@ -60,7 +64,7 @@ class Case:
 CASES = (
     Case(1000, 384, quick=True),
     Case(10_000, 384, quick=True),
-    Case(100_000, 384, ratio=50, quick=True),
+    Case(100_000, 384, ratio=50),
     Case(100_000, 384, compact=True),
     Case(100_000, 1536, ratio=50),
     Case(100_000, 1536, mean=0.65),
@@ -74,6 +78,8 @@ class Figures:
 
     product_s: float
     search_s: float
+    least_product_s: float
+    least_search_s: float
     p99_s: float
     add_s: float
     extend_s: float
@@ -82,6 +88,16 @@ class Figures:
     hits: int
     computed: float
     """How many rows a search had to compute in full, on average."""
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long a product takes, by the medians."""
+        return self.product_s / self.search_s
+
+    @property
+    def least_ratio(self) -> float:
+        """The same of the quickest ones."""
+        return self.least_product_s / self.least_search_s
 
 
 def spread_out(real: Floats, dimension: int, mean: float) -> Floats:
@@ -142,6 +158,8 @@ def measure(case: Case, vectors: Floats, rounds: int) -> Figures:
     return Figures(
         product_s=statistics.median(products_s),
         search_s=statistics.median(searches_s),
+        least_product_s=min(products_s),
+        least_search_s=min(searches_s),
         p99_s=float(np.percentile(searches_s, 99)),
         add_s=adding(index, queries),
         extend_s=extend_s,
@@ -180,27 +198,32 @@ def verdicts(case: Case, figures: Figures) -> list[str]:
     """Return the targets that were missed."""
     checks = {
         "recall": figures.recall == 1,
-        "speed": case.ratio is None or figures.product_s / figures.search_s >= case.ratio,
+        "speed": case.ratio is None or figures.ratio >= case.ratio,
         "p99": case.ratio is None or figures.p99_s <= 5 * figures.search_s,
         "insert": figures.add_s <= 20e-6,
-        "memory": figures.row_bytes <= 4 * case.dimension * (0.72 if case.compact else 1.2),
+        "memory": figures.row_bytes <= 4 * case.dimension * (0.6 if case.compact else 1.2),
     }
     return [name for name, met in checks.items() if not met]
 
 
 def table(found: list[tuple[Case, Figures]]) -> Table:
     """Return the figures as a table."""
-    drawn = Table(title=f"Exact search at {THRESHOLD}, one thread, CPU time")
-    headings = ("X @ q ms", "search ms", "p99 ms", "ratio", "add µs", "bulk µs", "bytes a row")
-    for heading in ("rows", *headings, "computed", "hits", "recall", "missed"):
-        drawn.add_column(heading, justify="left" if heading == "rows" else "right")
+    drawn = Table(
+        title=f"Exact search at {THRESHOLD} against numpy's X @ q, one thread, CPU time",
+        box=box.SIMPLE_HEAD,
+    )
+    drawn.add_column("rows", no_wrap=True)
+    headings = ("X @ q ms", "search ms", "p99 ms", "ratio", "wanted", "add µs", "bulk µs")
+    for heading in (*headings, "bytes a row", "computed", "hits", "recall", "missed"):
+        drawn.add_column(heading, justify="right")
     for case, it in found:
         drawn.add_row(
             case.name,
             f"{it.product_s * 1e3:.2f}",
             f"{it.search_s * 1e3:.3f}",
             f"{it.p99_s * 1e3:.3f}",
-            f"{it.product_s / it.search_s:.0f}",
+            f"{it.ratio:.0f} ({it.least_ratio:.0f})",
+            f"≥ {case.ratio:g}" if case.ratio else "",
             f"{it.add_s * 1e6:.1f}",
             f"{it.extend_s * 1e6:.1f}",
             f"{it.row_bytes:.0f} ({it.row_bytes / 4 / case.dimension:.0%})",
@@ -212,23 +235,34 @@ def table(found: list[tuple[Case, Figures]]) -> Table:
     return drawn
 
 
+def measure_all(
+    embeddings: Path, progress: Callable[[str], None], *, quick: bool, only: str = ""
+) -> list[tuple[Case, Figures]]:
+    """Measure all cases whose name contains ``only``; small sizes and few rounds if ``quick``."""
+    progress("loading the embeddings")
+    real = spread_out(np.load(embeddings).astype(np.float32), 384, 0.0)
+    found = []
+    for case in CASES:
+        if only in case.name and (case.quick or not quick):
+            progress(f"searching among {case.name}")
+            vectors = spread_out(real, case.dimension, case.mean)
+            found.append((case, measure(case, vectors, 20 if quick else 50)))
+    return found
+
+
 def main() -> int:
     """Measure, print, and say by the exit status whether the targets were met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
-    parser.add_argument("--case", help="only cases whose name contains this")
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--embeddings", type=Path, default=EMBEDDINGS, help="of the questions")
     chosen = parser.parse_args()
-    console = Console(width=140)
-    if not DATA.exists():
+    console = Console(width=None if Console().is_terminal else 160)
+    if not chosen.embeddings.exists():
         console.print("skipped: the embeddings of real questions (../shared/data) are not here")
         return 0
-    real = spread_out(np.load(DATA).astype(np.float32), 384, 0.0)
-    found = []
-    for case in CASES:
-        if (chosen.quick and not case.quick) or (chosen.case or "") not in case.name:
-            continue
-        vectors = spread_out(real, case.dimension, case.mean)
-        found.append((case, measure(case, vectors, 20 if chosen.quick else 50)))
+    with console.status("starting") as status:
+        found = measure_all(chosen.embeddings, status.update, quick=chosen.quick, only=chosen.case)
     console.print(table(found))
     return int(any(verdicts(case, figures) for case, figures in found))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mge_cache import AsyncClient
     from tests.demo.texts import Text
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-sonnet-5-5"
 NAMESPACE = "demo"
 MAX_TOKENS = 400
 SYSTEM = "You explain code to a colleague, in a few sentences."

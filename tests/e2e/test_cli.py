@@ -7,6 +7,8 @@ import re
 import signal
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mge_cache.v1 import cache_service_pb2 as pb
 from tests.e2e.commands import command, start
 
@@ -96,12 +98,14 @@ async def test_stats_are_watched_until_the_sidecar_ends(launch: Launch) -> None:
     assert process.returncode == 3
 
 
-async def test_ctrl_c_is_quiet_and_130(launch: Launch) -> None:
+# SIGTERM has to be asked for: the first process of a container does not get it otherwise.
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interruption_is_quiet_and_130(launch: Launch, number: signal.Signals) -> None:
     sidecar = await launch()
     process = await start("stats", "--json", "--watch", target=sidecar)
     assert process.stdout is not None
     await process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = await process.communicate()
     assert (process.returncode, err.strip()) == (130, b"")
 

@@ -88,8 +88,9 @@ async def test_a_second_signal_does_not_wait() -> None:
     program = (
         "import asyncio; from mge_cache_server.cli.serve import _handle_signals\n"
         "async def main():\n"
-        "    asked = asyncio.Event(); _handle_signals(asked); print('ready', flush=True)\n"
-        "    await asked.wait(); print('asked', flush=True); await asyncio.Event().wait()\n"
+        "    asked = asyncio.get_running_loop().create_future(); "
+        "_handle_signals(asked); print('ready', flush=True)\n"
+        "    await asked; print('asked', flush=True); await asyncio.Event().wait()\n"
         "asyncio.run(main())"
     )
     process = await asyncio.create_subprocess_exec(

@@ -29,7 +29,7 @@ from tests.waiting import eventually
 if TYPE_CHECKING:
     from tests.e2e.sidecars import Launch, Sidecar
 
-MODEL = "claude-sonnet-4-5"
+MODEL = "claude-sonnet-5-5"
 REQUEST = PromptRequest(model=MODEL, prompt="Why is the sky blue?", parameters={"max_tokens": 300})
 
 

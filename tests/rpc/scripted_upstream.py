@@ -16,6 +16,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.rpc.scripted_batches import ScriptedBatches
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -184,6 +186,7 @@ class ScriptedUpstream:
         self.connections = 0
         """How many there have been."""
         self._transports: dict[object, asyncio.Transport] = {}
+        self.batches = ScriptedBatches()
         self._waiting: asyncio.Queue[Call] = asyncio.Queue()
 
     async def call(self) -> Call:
@@ -229,7 +232,8 @@ class ScriptedUpstream:
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
-        return Starlette(routes=[Route("/v1/messages", self._messages, methods=["POST"])])
+        messages = Route("/v1/messages", self._messages, methods=["POST"])
+        return Starlette(routes=[messages, *self.batches.routes()])
 
 
 @asynccontextmanager

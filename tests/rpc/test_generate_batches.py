@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from mge_cache.v1 import cache_service_pb2 as pb
-from tests.rpc.talk import FOREVER, LONG_SYSTEM, Talk, identity
+from tests.rpc.scripted_upstream import TOKENS_IN, TOKENS_OUT
+from tests.rpc.talk import FOREVER, LONG_SYSTEM, MODEL, Talk, identity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,6 +36,34 @@ async def test_a_batch_closes_when_it_is_full(
     assert stats.batches_by_strategy["fan_out"] == 1
     assert stats.upstream_calls["ok"] == 3
     assert stats.has_key
+    assert dict(stats.batches_by_outcome) == {"ok": 1, "partly": 0, "failed": 0, "cancelled": 0}
+    bought = stats.models[MODEL]
+    assert bought.usage == pb.Usage(input_tokens=3 * TOKENS_IN, output_tokens=3 * TOKENS_OUT)
+    assert bought.cost_usd == pytest.approx(3 * (TOKENS_IN * 2 + TOKENS_OUT * 10) / 1e6)
+    assert stats.mean_wait_seconds > 0
+    assert 0 < stats.mean_first_delta_seconds <= stats.mean_upstream_seconds
+
+
+async def test_how_batches_end(generating: Generating, upstream: ScriptedUpstream) -> None:
+    stub = await generating(**FOREVER, batch_max=2)
+    talk = Talk(stub)
+    for request_ids, outcomes in (("ab", "no"), ("cd", "nn"), ("ef", "--")):
+        for request_id in request_ids:
+            await talk.start(request_id, request_id)
+        calls = await upstream.batch(2)
+        for request_id, outcome in zip(request_ids, outcomes, strict=True):
+            match outcome:
+                case "o":
+                    calls[request_id].answer("yes")
+                    await talk.end(request_id)
+                case "n":
+                    calls[request_id].refuse(400, "invalid_request_error")
+                    await talk.error(request_id)
+                case _:
+                    await talk.cancel(request_id)
+                    await calls[request_id].gone.wait()
+    stats = (await stub.Stats(pb.StatsRequest())).batcher
+    assert dict(stats.batches_by_outcome) == {"ok": 0, "partly": 1, "failed": 1, "cancelled": 1}
 
 
 async def test_only_what_agrees_shares_a_batch(

@@ -13,6 +13,7 @@ from mge_cache_server.fan_out import FanOut
 from mge_cache_server.generation import Completion, Strategy
 from mge_cache_server.memory_store import MemoryStore
 from mge_cache_server.merge_call import Merge
+from mge_cache_server.metrics_batcher import BatchHistograms
 from tests.unit.caches import Cache
 from tests.unit.dictated import DictatedUpstream, prices
 from tests.unit.scene import StageStore, turns
@@ -74,7 +75,7 @@ class Batching:
     ) -> None:
         self.cache = Cache(StageStore(MemoryStore(now=now)), now)
         self.upstream = DictatedUpstream(calls_max)
-        self.counts = BatchCounts()
+        self.counts = BatchCounts(BatchHistograms())
         upstream: Any = self.upstream
         fan_out = FanOut(upstream, prices(), now=now)
         merge = Merge(upstream, prices(), fan_out, self.counts)
@@ -88,10 +89,14 @@ class Batching:
                 queue_max=queue_max,
             ),
             counts=self.counts,
-            sent=lambda _: None,
         )
         self.batcher = Batcher(
-            self.cache.prompts, self.batches, wait_s=5.0, answer_max_bytes=1 << 20
+            self.cache.prompts,
+            self.batches,
+            self.counts,
+            deferred=lambda *_: None,
+            wait_s=5.0,
+            answer_max_bytes=1 << 20,
         )
         self.callers: list[Caller] = []
 
@@ -115,7 +120,7 @@ class Batching:
         assert self.batcher._slots == {}
         assert self.batcher._tasks == set()
         assert (self.batches._filling, self.batches._under_way) == ({}, {})
-        assert self.batches._sending == set()
+        assert self.batches._sending == {}
         assert (limiter.in_flight, limiter.waiting, self.batcher.queued) == (0, 0, 0)
         assert self.cache.parts.leases._held == {}
         assert self.cache.store.data._data.leases == {}

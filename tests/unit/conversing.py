@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mge_cache.v1 import cache_service_pb2 as pb
 from mge_cache_server.conversation import Conversation
+from mge_cache_server.deferred_tickets import Tickets
 from mge_cache_server.generation import Strategy
 from mge_cache_server.wire import Limits
 
@@ -41,7 +42,11 @@ class Stream:
     """One stream. Its caller reads unless ``may_read`` is cleared."""
 
     def __init__(self, batching: Batching) -> None:
-        self.conversation = Conversation(batching.batcher, LIMITS, strategy=Strategy.FAN_OUT)
+        cache = batching.cache
+        tickets = Tickets(cache.store.deferred, cache.prompts, poll_s=1.0, failed=lambda *_: None)
+        self.conversation = Conversation(
+            batching.batcher, tickets, LIMITS, strategy=Strategy.FAN_OUT
+        )
         self.replies: list[pb.GenerateResponse] = []
         self.taken = 0
         """How many requests the sidecar has taken from the wire."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mge_cache_server.errors import StoreUnavailableError
 from mge_cache_server.model import Answer, Entry, EntryKey, Usage
+from tests.unit.scene_deferred import StageDeferred
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -94,6 +95,10 @@ class StageStore:
         self.before: dict[str, Gate] = {}
         self.after: dict[str, Gate] = {}
         self.calls: list[str] = []
+
+    @property
+    def deferred(self) -> StageDeferred:
+        return StageDeferred(self.data.deferred, self._there, self._back)
 
     @property
     def available(self) -> bool:

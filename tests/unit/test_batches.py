@@ -12,6 +12,7 @@ from mge_cache_server.batches import Batches, BatchPolicy
 from mge_cache_server.errors import DefectError, QueueFullError, RateLimitedError
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.limiter import Limiter
+from mge_cache_server.metrics_batcher import BatchHistograms
 from mge_cache_server.model import Usage
 from mge_cache_server.slots import Slot
 from tests.unit.questions import make_request
@@ -53,7 +54,7 @@ class Dispatched:
 def make(
     dispatched: Dispatched, *, eager: bool = False, queue_max: int = 100
 ) -> tuple[Batches, BatchCounts]:
-    counts = BatchCounts()
+    counts = BatchCounts(BatchHistograms())
     policy = BatchPolicy(
         window_s={Strategy.FAN_OUT: 0.5, Strategy.MERGE: 0.5, Strategy.DEFERRED: 60.0},
         batch_max={Strategy.FAN_OUT: 5, Strategy.MERGE: 5, Strategy.DEFERRED: 1000},
@@ -65,7 +66,6 @@ def make(
         limiter=Limiter(4),
         policy=policy,
         counts=counts,
-        sent=lambda _: None,
     )
     return batches, counts
 

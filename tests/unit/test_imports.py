@@ -54,6 +54,7 @@ DISTRIBUTIONS = {
     "pydantic": "langchain-core",  # part of its interface
     "grpc": "grpcio",
     "grpc_health": "grpcio-health-checking",
+    "yaml": "pyyaml",
     "grpc_reflection": "grpcio-reflection",
     "grpc_tools": "grpcio-tools",
 }

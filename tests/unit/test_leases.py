@@ -240,3 +240,15 @@ async def test_closing_waits_for_releases_under_way() -> None:
     await desk.leases.close()
     assert desk.store.calls == ["lookup", "release_lease"]
     assert await desk.free()
+
+
+@virtual_time
+async def test_a_lease_that_is_let_go_is_not_given_back() -> None:
+    desk = Desk()
+    await desk.take()
+    holding = await desk.hold()
+    desk.leases.let_go(LEASE)
+    assert await holding is LeaseEnd.LOST
+    await desk.leases.close()
+    assert not await desk.free()
+    desk.leases.let_go(LEASE)  # nobody holds it any more: nothing happens

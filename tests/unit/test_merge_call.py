@@ -14,6 +14,7 @@ from mge_cache_server.fan_out import FanOut
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.merge_call import Merge
 from mge_cache_server.merge_prompt import answer_line, end_line
+from mge_cache_server.metrics_batcher import BatchHistograms
 from mge_cache_server.slots import Slot
 from tests.unit.dictated import INPUT_USD, LONG_SYSTEM, OUTPUT_USD, Asked, DictatedUpstream, prices
 from tests.unit.questions import make_request
@@ -32,7 +33,7 @@ class Asking:
     def __init__(self, prompts: list[str], *, calls_max: int = 32) -> None:
         self.upstream = DictatedUpstream(calls_max)
         upstream: Any = self.upstream
-        self.counts = BatchCounts()
+        self.counts = BatchCounts(BatchHistograms())
         fan_out = FanOut(upstream, prices())
         merge = Merge(upstream, prices(), fan_out, self.counts)
         self.seen = [""] * len(prompts)

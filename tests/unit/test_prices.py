@@ -107,6 +107,14 @@ def test_the_same_as_the_price_list_computes(model: tuple[str, str], usage: Usag
         assert cost == pytest.approx(float(natural.total_price), rel=1e-9)
 
 
+def test_a_batch_costs_half(prices: Prices) -> None:
+    usage = Usage(1000, 200, 30, 4)
+    whole = prices.cost_usd("claude-sonnet-4-5", usage)
+    assert whole is not None
+    assert prices.batch_cost_usd("claude-sonnet-4-5", usage) == pytest.approx(whole / 2)
+    assert prices.batch_cost_usd("unheard-of", usage) is None
+
+
 def test_unknown_is_not_zero(prices: Prices) -> None:
     for name in ("my-own-model", "claude-sonnet-99", "x/y", "a.b", "", "claude"):
         assert prices.cost_usd(name, Usage(input_tokens=1)) is None

@@ -1833,6 +1833,47 @@ class BatcherStats(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class BatchesByOutcomeEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ModelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ModelUse: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ModelUse | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     BATCHES_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     MEAN_SIZE_FIELD_NUMBER: _builtins.int
@@ -1846,6 +1887,13 @@ class BatcherStats(_message.Message):
     UPSTREAM_LIMIT_FIELD_NUMBER: _builtins.int
     UPSTREAM_BREAKER_OPEN_FIELD_NUMBER: _builtins.int
     HAS_KEY_FIELD_NUMBER: _builtins.int
+    BATCHES_BY_OUTCOME_FIELD_NUMBER: _builtins.int
+    MEAN_WAIT_SECONDS_FIELD_NUMBER: _builtins.int
+    MEAN_FIRST_DELTA_SECONDS_FIELD_NUMBER: _builtins.int
+    MEAN_UPSTREAM_SECONDS_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    DEFERRED_BATCHES_FIELD_NUMBER: _builtins.int
+    DEFERRED_REQUESTS_FIELD_NUMBER: _builtins.int
     batches: _builtins.int
     """Batches that were sent, of whatever strategy."""
     requests: _builtins.int
@@ -1868,6 +1916,16 @@ class BatcherStats(_message.Message):
     """Whether Anthropic is left alone because it failed."""
     has_key: _builtins.bool
     """Whether there is a key to Anthropic."""
+    mean_wait_seconds: _builtins.float
+    """How long a request waited for its batch to close, on average, in seconds."""
+    mean_first_delta_seconds: _builtins.float
+    """How long calls on Anthropic took to the first part of the text, on average, in seconds."""
+    mean_upstream_seconds: _builtins.float
+    """How long they took to the end of the answer, on average, in seconds."""
+    deferred_batches: _builtins.int
+    """Deferred batches that this sidecar looks after, or that callers wait for here."""
+    deferred_requests: _builtins.int
+    """Requests of them that have no outcome yet."""
     @_builtins.property
     def batches_by_strategy(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Batches by strategy: "fan_out", "merge", "deferred"."""
@@ -1875,6 +1933,16 @@ class BatcherStats(_message.Message):
     @_builtins.property
     def upstream_calls(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Calls on Anthropic by outcome: "ok", "rate_limited", "overloaded", "failed", "timed_out", "cancelled"."""
+
+    @_builtins.property
+    def batches_by_outcome(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Batches that ended, by outcome: "ok" (every request was answered), "partly", "failed" (none was),
+        "cancelled" (nobody waited any more).
+        """
+
+    @_builtins.property
+    def models(self) -> _containers.MessageMap[_builtins.str, Global___ModelUse]:
+        """What was bought, by model. After 32 of them, "other"."""
 
     def __init__(
         self,
@@ -1892,14 +1960,49 @@ class BatcherStats(_message.Message):
         upstream_limit: _builtins.int = ...,
         upstream_breaker_open: _builtins.bool = ...,
         has_key: _builtins.bool = ...,
+        batches_by_outcome: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        mean_wait_seconds: _builtins.float = ...,
+        mean_first_delta_seconds: _builtins.float = ...,
+        mean_upstream_seconds: _builtins.float = ...,
+        models: _abc.Mapping[_builtins.str, Global___ModelUse] | None = ...,
+        deferred_batches: _builtins.int = ...,
+        deferred_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_strategy", b"batches_by_strategy", "has_key", b"has_key", "mean_size", b"mean_size", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_alone", b"asked_alone", "batches", b"batches", "batches_by_outcome", b"batches_by_outcome", "batches_by_strategy", b"batches_by_strategy", "deferred_batches", b"deferred_batches", "deferred_requests", b"deferred_requests", "has_key", b"has_key", "mean_first_delta_seconds", b"mean_first_delta_seconds", "mean_size", b"mean_size", "mean_upstream_seconds", b"mean_upstream_seconds", "mean_wait_seconds", b"mean_wait_seconds", "models", b"models", "queue_max", b"queue_max", "queued", b"queued", "rejected", b"rejected", "requests", b"requests", "upstream_breaker_open", b"upstream_breaker_open", "upstream_calls", b"upstream_calls", "upstream_in_flight", b"upstream_in_flight", "upstream_limit", b"upstream_limit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BatcherStats: _TypeAlias = BatcherStats  # noqa: Y015
+
+@_typing.final
+class ModelUse(_message.Message):
+    """What was bought of a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USAGE_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    cost_usd: _builtins.float
+    """US dollars; 0 if the model's price is unknown."""
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """Tokens."""
+
+    def __init__(
+        self,
+        *,
+        usage: Global___Usage | None = ...,
+        cost_usd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_usd", b"cost_usd", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelUse: _TypeAlias = ModelUse  # noqa: Y015
 
 @_typing.final
 class StoreStats(_message.Message):

@@ -40,6 +40,8 @@ def serve(config: Path | None, **flags: str | bool | None) -> None:
       mge-cache serve --redis-url rediss://redis:6379/0 --redis-password-file /run/secrets/redis
       mge-cache serve --unix-socket /run/mge-cache/s.sock --listen ""
 
+    SIGTERM, but not Ctrl-C, leaves everything served for --shutdown-delay.
+
     Flags win over the environment, the environment over the file. Durations are written 50ms, 10s,
     1h30m, 7d; sizes 64MiB, 512KiB.
     """
@@ -71,36 +73,46 @@ async def _serve(settings: Settings) -> None:
 async def _run(settings: Settings) -> None:
     from mge_cache_server.app import build  # noqa: PLC0415
 
-    asked_to_stop = asyncio.Event()
+    asked_to_stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
     _handle_signals(asked_to_stop)
     app = build(settings)
     starting = asyncio.ensure_future(app.start())
-    stopping = asyncio.ensure_future(asked_to_stop.wait())
     try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((starting, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
             _announce(app, settings)
-            await stopping
+            await _linger(app, await asked_to_stop, settings.shutdown_delay_s)
         _log.info("stopping")
     finally:
-        for task in (starting, stopping):
-            task.cancel()
-        await asyncio.wait((starting, stopping))
+        starting.cancel()
+        await asyncio.wait((starting,))
         await app.stop()
     _log.info("stopped")
 
 
-def _handle_signals(asked_to_stop: asyncio.Event) -> None:
-    def stop() -> None:
-        if asked_to_stop.is_set():
+async def _linger(app: App, asked_by: signal.Signals, delay_s: float) -> None:
+    """Serve on for ``delay_s``, unless it was Ctrl-C.
+
+    A pod's containers get SIGTERM together, and the application may need its cache for what it has
+    begun. Who presses Ctrl-C waits for nothing.
+    """
+    if asked_by is signal.SIGTERM and delay_s:
+        app.announce_end()
+        _log.info("serving on before the end", extra={"delay_s": delay_s})
+        await asyncio.sleep(delay_s)
+
+
+def _handle_signals(asked_to_stop: asyncio.Future[signal.Signals]) -> None:
+    def stop(number: signal.Signals) -> None:
+        if asked_to_stop.done():
             # Whoever asks twice does not want to wait; the kernel ends the embedded server.
             os._exit(INTERRUPTED)
-        asked_to_stop.set()
+        asked_to_stop.set_result(number)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
 
 
 def _announce(app: App, settings: Settings) -> None:

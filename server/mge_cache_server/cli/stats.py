@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -52,6 +53,9 @@ def stats(
       mge-cache stats --watch 5s
       mge-cache stats --json | jq .layers[0].saved_usd
     """
+    if interval_s is not None:
+        # As the first process of a container it would not hear SIGTERM otherwise.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with connect(target) as client:
         if as_json:
             _print_json(client.stats(namespace=namespace))
