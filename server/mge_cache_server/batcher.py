@@ -106,12 +106,7 @@ class Batcher:
         await self._batches.abort()
 
     def _lead(self, request: Request) -> Slot:
-        def gone() -> None:
-            # Whoever asks the same from now on must not join what is being given up.
-            self._forget(slot)
-            task.cancel()
-
-        slot = Slot(request, gone=gone)
+        slot = Slot(request, gone=lambda: self._give_up(slot, task))
         task = self._start(self._answer(slot))
         if request.cache is not CacheUse.BYPASS:
             self._slots[_name(request)] = slot
@@ -127,6 +122,13 @@ class Batcher:
 
         task.add_done_callback(ended)
         return slot
+
+    def _give_up(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        # At once: whoever asks now must not join what is about to end.
+        self._forget(slot)
+        if slot.is_wanted:
+            task.cancel()
+        # Else the answer is bought: it goes to the cache.
 
     def _forget(self, slot: Slot) -> None:
         name = _name(slot.request)
@@ -179,6 +181,8 @@ class Batcher:
             return
         holding = asyncio.ensure_future(self._prompts.leases.hold(lease, _HOLD_MAX_S))
         try:
+            # It gives the lease back when it is cancelled, but not before it has begun.
+            await asyncio.sleep(0)
             yield
         finally:
             holding.cancel()

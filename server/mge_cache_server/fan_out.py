@@ -76,7 +76,8 @@ class FanOut:
                 leader.add_done_callback(lambda _: begun.set())
                 await begun.wait()
             for slot in others:
-                start_call(calls, [slot], self.ask(slot, marked, batch_size=size))
+                if slot.is_wanted:  # its caller may have left while the first went ahead
+                    start_call(calls, [slot], self.ask(slot, marked, batch_size=size))
 
     async def ask(
         self,

@@ -23,7 +23,7 @@ from mge_cache_server.merge_shares import share_cost, share_usage
 from mge_cache_server.upstream_events import Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.fan_out import FanOut
@@ -89,8 +89,8 @@ class Merge:
             nonce=nonce,
         )
         parser = ReplyParser(len(slots), nonce)
-        failed: dict[Slot, Reply | None] = {}
         messages = [{"role": "user", "content": call.user_text}]
+        failed: list[tuple[Slot, Reply | None]] = []
         try:
             async with aclosing(self._upstream.stream(self._body(slots, call), messages)) as events:
                 async for event in events:
@@ -100,14 +100,14 @@ class Merge:
                                 slots[delta.index].feed(delta.text)
                         case Ended():
                             failed = self._tell_apart(slots, parser.finish(), event)
-            # Now that the call has given its permit back: each of these takes one.
-            await self._ask_alone(failed)
         except UpstreamRefusedError:
             # Together they may be too long: each has a right to be refused by itself.
-            await self._ask_alone(dict.fromkeys(slots))
+            failed = [(slot, None) for slot in slots]
         except AskError as exc:
             for slot in slots:
                 slot.refuse(exc)
+        # Not before: each needs a permit, and the merged call had one until here.
+        await self._ask_alone(failed)
 
     def _body(self, slots: Sequence[Slot], call: MergedCall) -> dict[str, Any]:
         question = slots[0].question
@@ -123,15 +123,15 @@ class Merge:
 
     def _tell_apart(
         self, slots: Sequence[Slot], parsed: Parsed, end: Ended
-    ) -> dict[Slot, Reply | None]:
-        """Settle the slots whose parts can be trusted; return the others, with what they cost."""
+    ) -> list[tuple[Slot, Reply | None]]:
+        """Give the answers out; return who got none, with what they have paid for."""
         replies = self._shares(slots, parsed, end)
-        failed: dict[Slot, Reply | None] = {}
+        failed: list[tuple[Slot, Reply | None]] = []
         for slot, part, reply in zip(slots, parsed.parts, replies, strict=True):
             if part.trusted and end.stop_reason in _WHOLE:
                 slot.settle(reply)
             else:
-                failed[slot] = reply
+                failed.append((slot, reply))
         return failed
 
     def _shares(self, slots: Sequence[Slot], parsed: Parsed, end: Ended) -> list[Reply]:
@@ -157,10 +157,9 @@ class Merge:
             for part, usage, share_usd in zip(parsed.parts, usages, costs, strict=True)
         ]
 
-    async def _ask_alone(self, paid: Mapping[Slot, Reply | None]) -> None:
-        """Ask again for each slot, which may have cost something already."""
+    async def _ask_alone(self, failed: Sequence[tuple[Slot, Reply | None]]) -> None:
         async with asyncio.TaskGroup() as calls:
-            for slot, already in paid.items():
+            for slot, already in failed:
                 if slot.is_wanted:
                     self._counts.asked_alone += 1
                     slot.restart()

@@ -8,10 +8,10 @@ event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mge_cache._breaker import Breaker
@@ -23,6 +23,7 @@ from mge_cache_server.errors import (
 )
 from mge_cache_server.limiter import Limiter
 from mge_cache_server.upstream_events import CutError, Ended, read_answer
+from mge_cache_server.upstream_key import Key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
 _BREAKER_RETRY_S: Final = 5.0
+_DRAIN_S: Final = 0.1
 _NO_KEY: Final = "no key to Anthropic: set --anthropic-api-key-file or ANTHROPIC_API_KEY"
 
 
@@ -59,7 +61,7 @@ class Upstream:
         self.limiter = Limiter(policy.calls_max)
         self._policy = policy
         self._counts = counts
-        self._key = _Key(policy.key_file, policy.key)
+        self._key = Key(policy.key_file, policy.key)
         self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=time.monotonic)
         self._loading = asyncio.Lock()
         self._sdk: AsyncAnthropic | None = None
@@ -175,7 +177,9 @@ class Upstream:
         if isinstance(exc, anthropic.APITimeoutError | httpx2.TimeoutException):
             outcomes["timed_out"] += 1
             return self._unavailable(f"Anthropic said nothing for {self._policy.silence_s:g} s")
-        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | CutError):
+        # Of an event that was cut, or that something between us and Anthropic wrote.
+        not_json = json.JSONDecodeError | UnicodeDecodeError
+        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | CutError | not_json):
             outcomes["failed"] += 1
             return self._unavailable("the connection to Anthropic failed")
         return None
@@ -223,26 +227,3 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def _import_sdk() -> None:
     import anthropic  # noqa: F401, PLC0415
-
-
-class _Key:
-    """The key, from a file that is read again when it changes, or from the environment."""
-
-    def __init__(self, file: str, fallback: str) -> None:
-        self._file = Path(file) if file else None
-        self._key = "" if file else fallback
-        self._seen: tuple[int, int, int] | None = None
-
-    def read(self) -> str:
-        """Return the present key, "" if there is none: it cannot be read, or is empty."""
-        if self._file is None:
-            return self._key
-        try:
-            # Kubernetes replaces a secret by a link to another file: follow it each time.
-            stat = self._file.stat()
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if seen != self._seen:
-                self._key, self._seen = self._file.read_text(encoding="utf-8").strip(), seen
-        except (OSError, UnicodeDecodeError):
-            self._key, self._seen = "", None
-        return self._key

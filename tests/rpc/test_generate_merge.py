@@ -52,7 +52,7 @@ class Merged:
 
 
 async def ask_merged(
-    generating: Generating, upstream: ScriptedUpstream, count: int = 3, **settings: int
+    generating: Generating, upstream: ScriptedUpstream, count: int = 3, **settings: object
 ) -> Merged:
     stub = await generating(**FOREVER, batch_max=count, **settings)
     talk = Talk(stub)
