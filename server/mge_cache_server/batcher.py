@@ -106,12 +106,7 @@ class Batcher:
         await self._batches.abort()
 
     def _lead(self, request: Request) -> Slot:
-        def gone() -> None:
-            # Whoever asks the same from now on must not join what is being given up.
-            self._forget(slot)
-            task.cancel()
-
-        slot = Slot(request, gone=gone)
+        slot = Slot(request, gone=lambda: self._give_up(slot, task))
         task = self._start(self._answer(slot))
         if request.cache is not CacheUse.BYPASS:
             self._slots[_name(request)] = slot
@@ -128,6 +123,13 @@ class Batcher:
         task.add_done_callback(ended)
         return slot
 
+    def _give_up(self, slot: Slot, task: asyncio.Task[None]) -> None:
+        # At once: whoever asks now must not join what is about to end.
+        self._forget(slot)
+        if slot.is_wanted:
+            task.cancel()
+        # Else the answer is bought: it goes to the cache.
+
     def _forget(self, slot: Slot) -> None:
         name = _name(slot.request)
         if self._slots.get(name) is slot:
@@ -137,6 +139,7 @@ class Batcher:
         try:
             found, lease = await self._look_up(slot)
             if found is not None:
+                self._forget(slot)  # whoever comes from now on counts as a look-up of its own
                 slot.complete(found)
                 return
             slot.lease = lease
@@ -166,6 +169,8 @@ class Batcher:
         found = answers.from_cache(outcome)
         # What is no text was stored by somebody else, for somebody else: it stays.
         slot.is_kept = found is not None
+        if found is not None:
+            self._prompts.shared(slot.question.key.namespace, outcome.entry.answer, slot.joined)
         return found, None
 
     @asynccontextmanager
@@ -176,6 +181,8 @@ class Batcher:
             return
         holding = asyncio.ensure_future(self._prompts.leases.hold(lease, _HOLD_MAX_S))
         try:
+            # It gives the lease back when it is cancelled, but not before it has begun.
+            await asyncio.sleep(0)
             yield
         finally:
             holding.cancel()

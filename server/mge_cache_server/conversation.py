@@ -94,20 +94,19 @@ class Conversation:
                 listener.result()
         finally:
             listener.cancel()
+            # Before anything is waited for: that may be cancelled, too.
+            for request_id in list(self._waits):
+                self._end(request_id)
             await asyncio.wait([listener])
-            for wait in self._waits.values():
-                wait.leave()
 
     def stop(self) -> None:
-        """Take no more requests; the stream ends when those under way are answered."""
+        """End the stream when what is under way is answered. The batcher refuses what comes."""
         self._listening = False
         self._news.set()
 
     async def _listen(self, requests: AsyncIterator[pb.GenerateRequest]) -> None:
         try:
             async for request in requests:
-                if not self._listening:
-                    return
                 self._take(request)
                 while len(self._errors) >= UNDER_WAY_MAX:
                     # The caller does not read what is wrong with its requests: no more of them.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mge_cache_server.errors import AskError
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.model import Usage
-from mge_cache_server.upstream import Begun, Ended
+from mge_cache_server.upstream_events import Begun, Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -76,7 +76,8 @@ class FanOut:
                 leader.add_done_callback(lambda _: begun.set())
                 await begun.wait()
             for slot in others:
-                start_call(calls, [slot], self.ask(slot, marked, batch_size=size))
+                if slot.is_wanted:  # its caller may have left while the first went ahead
+                    start_call(calls, [slot], self.ask(slot, marked, batch_size=size))
 
     async def ask(
         self,

@@ -20,7 +20,7 @@ from mge_cache_server.merge_plan import Candidate
 from mge_cache_server.merge_prompt import merged_call
 from mge_cache_server.merge_reply import ReplyParser
 from mge_cache_server.merge_shares import share_cost, share_usage
-from mge_cache_server.upstream import Ended
+from mge_cache_server.upstream_events import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +90,7 @@ class Merge:
         )
         parser = ReplyParser(len(slots), nonce)
         messages = [{"role": "user", "content": call.user_text}]
+        failed: list[tuple[Slot, Reply | None]] = []
         try:
             async with aclosing(self._upstream.stream(self._body(slots, call), messages)) as events:
                 async for event in events:
@@ -98,13 +99,15 @@ class Merge:
                             for delta in parser.feed(event):
                                 slots[delta.index].feed(delta.text)
                         case Ended():
-                            await self._tell_apart(slots, parser.finish(), event)
+                            failed = self._tell_apart(slots, parser.finish(), event)
         except UpstreamRefusedError:
             # Together they may be too long: each has a right to be refused by itself.
-            await self._ask_alone(slots, [None] * len(slots))
+            failed = [(slot, None) for slot in slots]
         except AskError as exc:
             for slot in slots:
                 slot.refuse(exc)
+        # Not before: each needs a permit, and the merged call had one until here.
+        await self._ask_alone(failed)
 
     def _body(self, slots: Sequence[Slot], call: MergedCall) -> dict[str, Any]:
         question = slots[0].question
@@ -118,15 +121,18 @@ class Merge:
         max_tokens = merge_plan.merged_max_tokens([_candidate(slot.question) for slot in slots])
         return {**question.body, "system": system, "max_tokens": max_tokens}
 
-    async def _tell_apart(self, slots: Sequence[Slot], parsed: Parsed, end: Ended) -> None:
+    def _tell_apart(
+        self, slots: Sequence[Slot], parsed: Parsed, end: Ended
+    ) -> list[tuple[Slot, Reply | None]]:
+        """Give the answers out; return who got none, with what they have paid for."""
         replies = self._shares(slots, parsed, end)
-        failed: list[tuple[Slot, Reply]] = []
+        failed: list[tuple[Slot, Reply | None]] = []
         for slot, part, reply in zip(slots, parsed.parts, replies, strict=True):
             if part.trusted and end.stop_reason in _WHOLE:
                 slot.settle(reply)
             else:
                 failed.append((slot, reply))
-        await self._ask_alone([slot for slot, _ in failed], [reply for _, reply in failed])
+        return failed
 
     def _shares(self, slots: Sequence[Slot], parsed: Parsed, end: Ended) -> list[Reply]:
         model = slots[0].question.model
@@ -151,9 +157,9 @@ class Merge:
             for part, usage, share_usd in zip(parsed.parts, usages, costs, strict=True)
         ]
 
-    async def _ask_alone(self, slots: Sequence[Slot], paid: Sequence[Reply | None]) -> None:
+    async def _ask_alone(self, failed: Sequence[tuple[Slot, Reply | None]]) -> None:
         async with asyncio.TaskGroup() as calls:
-            for slot, already in zip(slots, paid, strict=True):
+            for slot, already in failed:
                 if slot.is_wanted:
                     self._counts.asked_alone += 1
                     slot.restart()

@@ -59,6 +59,11 @@ class Slot:
         return self.request.question
 
     @property
+    def is_over(self) -> bool:
+        """Whether the callers have their outcome."""
+        return self._outcome is not None
+
+    @property
     def is_wanted(self) -> bool:
         """Whether a strategy still has to find the answer."""
         return not self.answer.done()
@@ -125,27 +130,33 @@ class Slot:
         text = "".join(self._chunks[reader.place :])
         reader.place = len(self._chunks)
         outcome = self._outcome
+        reader.told = outcome is not None
         if isinstance(outcome, Completion) and not reader.first:
             outcome = _shared(outcome)
         return Progress(restarted, text, outcome)
 
     def _leave(self, reader: Reader) -> None:
         self._readers.pop(reader, None)
-        if self._outcome is not None:
-            return
         if not self._readers:
-            self._gone()
-        elif reader.first:
+            if self._outcome is None:
+                self._gone()
+        elif reader.first and not reader.told:
             # Somebody has to account for what it costs.
-            next(iter(self._readers)).first = True
+            heir = next((each for each in self._readers if not each.told), None)
+            if heir is not None:
+                heir.first = True
 
 
 class Reader:
-    """A caller's place in a slot. ``first``: the one for whom the question is asked."""
+    """A caller's place in a slot.
+
+    ``first``: the one for whom the question is asked. ``told``: it has taken the outcome.
+    """
 
     def __init__(self, slot: Slot, wake: Callable[[], None], *, first: bool) -> None:
         self.wake = wake
         self.first = first
+        self.told = False
         self.place = 0
         self.version = 0
         self._slot = slot

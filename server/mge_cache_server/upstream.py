@@ -8,10 +8,10 @@ event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mge_cache._breaker import Breaker
@@ -22,20 +22,22 @@ from mge_cache_server.errors import (
     UpstreamUnavailableError,
 )
 from mge_cache_server.limiter import Limiter
-from mge_cache_server.model import Usage
+from mge_cache_server.upstream_events import CutError, Ended, read_answer
+from mge_cache_server.upstream_key import Key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 
-    from anthropic import AsyncAnthropic, AsyncStream
-    from anthropic.types import RawMessageStreamEvent
+    from anthropic import AsyncAnthropic
 
     from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.errors import AskError
+    from mge_cache_server.upstream_events import UpstreamEvent
 
 _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
 _BREAKER_RETRY_S: Final = 5.0
+_DRAIN_S: Final = 0.1
 _NO_KEY: Final = "no key to Anthropic: set --anthropic-api-key-file or ANTHROPIC_API_KEY"
 _ODD_KEY: Final = "the key to Anthropic is not one line of printable ASCII"
 
@@ -53,25 +55,6 @@ class UpstreamPolicy:
     calls_max: int
 
 
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """The answer begins: what it has in common with others is in Anthropic's prompt cache now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The answer is complete."""
-
-    stop_reason: str
-    usage: Usage
-    seconds: float
-    """How long it took, from the call on."""
-
-
-UpstreamEvent = Begun | str | Ended
-"""What arrives, in this order: ``Begun``, parts of the text, ``Ended``."""
-
-
 class Upstream:
     """Calls Anthropic's Messages API, within the limit that it sets."""
 
@@ -79,7 +62,7 @@ class Upstream:
         self.limiter = Limiter(policy.calls_max)
         self._policy = policy
         self._counts = counts
-        self._key = _Key(policy.key_file, policy.key)
+        self._key = Key(policy.key_file, policy.key)
         self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=time.monotonic)
         self._loading = asyncio.Lock()
         self._sdk: AsyncAnthropic | None = None
@@ -97,9 +80,8 @@ class Upstream:
         """Ask, and yield the answer as it arrives; raises AskError.
 
         ``body`` has the members of the call but "messages" and "stream". Close the generator to
-        cancel the call.
+        cancel the call. Its permit is held until the generator ends: make no other call meanwhile.
         """
-        end: Ended | None = None
         async with self.client() as sdk:
             started_s = time.perf_counter()
             rest = {name: body[name] for name in body if name not in {"model", "max_tokens"}}
@@ -112,18 +94,13 @@ class Upstream:
             )
             has_text = False
             async with events:
-                async for event in _read(events, started_s):
-                    if isinstance(event, Ended):
-                        end = event
-                        self._counts.answered_after(event.seconds)
-                        continue
+                async for event in read_answer(events, started_s):
                     if isinstance(event, str) and not has_text:
                         has_text = True
                         self._counts.first_delta_after(time.perf_counter() - started_s)
+                    elif isinstance(event, Ended):
+                        self._counts.answered_after(event.seconds)
                     yield event
-        if end is not None:
-            # With the permit given back: whoever gets it may need one, to ask for parts again.
-            yield end
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:
@@ -203,7 +180,9 @@ class Upstream:
         if isinstance(exc, anthropic.APITimeoutError | httpx2.TimeoutException):
             outcomes["timed_out"] += 1
             return self._unavailable(f"Anthropic said nothing for {self._policy.silence_s:g} s")
-        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | _CutError):
+        # Of an event that was cut, or that something between us and Anthropic wrote.
+        not_json = json.JSONDecodeError | UnicodeDecodeError
+        if isinstance(exc, anthropic.APIError | httpx2.HTTPError | CutError | not_json):
             outcomes["failed"] += 1
             return self._unavailable("the connection to Anthropic failed")
         return None
@@ -238,45 +217,6 @@ class Upstream:
         return UpstreamUnavailableError(problem, retry_after_s=retry_after_s)
 
 
-class _CutError(Exception):
-    """The stream ended before the answer did."""
-
-
-async def _read(
-    events: AsyncStream[RawMessageStreamEvent], started_s: float
-) -> AsyncIterator[UpstreamEvent]:
-    usage, stop_reason = Usage(), None
-    async for event in events:
-        match event.type:
-            case "message_start":
-                usage = _usage(event.message.usage, usage)
-                yield Begun()
-            case "content_block_delta" if event.delta.type == "text_delta":
-                yield event.delta.text
-            case "message_delta":
-                usage = _usage(event.usage, usage)
-                stop_reason = event.delta.stop_reason
-            case "message_stop":
-                yield Ended(stop_reason or "", usage, time.perf_counter() - started_s)
-                return
-    raise _CutError
-
-
-def _usage(reported: Any, before: Usage) -> Usage:
-    """Read a usage; where a count is not reported, it is as before."""
-
-    def count(name: str, known: int) -> int:
-        value = getattr(reported, name, None)
-        return known if value is None else int(value)
-
-    return Usage(
-        count("input_tokens", before.input_tokens),
-        count("output_tokens", before.output_tokens),
-        count("cache_read_input_tokens", before.cache_read_tokens),
-        count("cache_creation_input_tokens", before.cache_write_tokens),
-    )
-
-
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -290,26 +230,3 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 def _import_sdk() -> None:
     import anthropic  # noqa: F401, PLC0415
-
-
-class _Key:
-    """The key, from a file that is read again when it changes, or from the environment."""
-
-    def __init__(self, file: str, fallback: str) -> None:
-        self._file = Path(file) if file else None
-        self._key = "" if file else fallback
-        self._seen: tuple[int, int, int] | None = None
-
-    def read(self) -> str:
-        """Return the present key, "" if there is none: it cannot be read, or is empty."""
-        if self._file is None:
-            return self._key
-        try:
-            # Kubernetes replaces a secret by a link to another file: follow it each time.
-            stat = self._file.stat()
-            seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-            if seen != self._seen:
-                self._key, self._seen = self._file.read_text(encoding="utf-8").strip(), seen
-        except (OSError, UnicodeDecodeError):
-            self._key, self._seen = "", None
-        return self._key

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tests.bench import quality, servers
+from tests.bench.batcher import FULL, QUICK, BatcherFigures, measure_batcher
+from tests.bench.batcher_report import batcher_json, show_batcher
 from tests.bench.dropin import measure_dropin
 from tests.bench.measure import LoadError
 from tests.bench.neighbours import Neighbours, measure_neighbours
@@ -135,7 +137,9 @@ async def _profile(folder: Path, options: argparse.Namespace) -> str:
         )
 
 
-def _run(options: argparse.Namespace, console: Console) -> tuple[Report, Similar, RetrieverFigures]:
+def _run(
+    options: argparse.Namespace, console: Console
+) -> tuple[Report, Similar, RetrieverFigures, BatcherFigures]:
     if not options.quick:
         console.print("This takes some minutes; ARGS=--quick takes half of one.")
     with console.status("starting") as status:
@@ -147,8 +151,10 @@ def _run(options: argparse.Namespace, console: Console) -> tuple[Report, Similar
             report, neighbours = run(_measure(Path(name), options, progress))
             progress("retrievers")
             retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
+            progress("the batcher")
+            batcher = run(measure_batcher(Path(name), QUICK if options.quick else FULL))
         similar = measure_similar(options.embeddings, neighbours, progress, quick=options.quick)
-    return report, similar, retrievers
+    return report, similar, retrievers, batcher
 
 
 def main() -> int:
@@ -160,7 +166,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
                 console.out(run(_profile(Path(name), options)), highlight=False)
             return 0
-        report, similar, retrievers = _run(options, console)
+        report, similar, retrievers, batcher = _run(options, console)
     except StoppedError as error:
         console.print(str(error))
         return INTERRUPTED
@@ -172,10 +178,12 @@ def main() -> int:
         return 1
     show(report, console)
     show_retrievers(retrievers, console)
+    show_batcher(batcher, console)
     show_similar(similar, console)
     if options.json is not None:
         figures = as_json(report) | similar_as_json(similar)
         figures |= {"retrievers_p50_s": retrievers.p50_s}
+        figures["batcher"] = batcher_json(batcher)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0
 

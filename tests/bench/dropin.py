@@ -6,7 +6,6 @@ answer that takes seconds, what is added does not show.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import time
 from dataclasses import asdict, dataclass
@@ -20,15 +19,12 @@ from mge_cache import Timeouts
 from mge_cache.anthropic import PromptCacheMiddleware
 from tests.bench import servers
 from tests.bench.measure import LoadError, Spread, percentile, spread
-from tests.bench.processes import Process, StartError, python
-from tests.waiting import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
 _MODEL = "claude-sonnet-5-5"
-_START_S = 20.0
 _PATIENT = Timeouts(get_s=5.0, set_s=5.0)
 _KINDS = ("whole", "streamed")
 
@@ -53,7 +49,7 @@ async def measure_dropin(folder: Path, redis_socket: str, *, rounds: int) -> lis
     """Take turns between the bare SDK, misses and hits, one call at a time."""
     options = ("--redis-url", f"unix://{redis_socket}", "--store-timeout", "5s")
     async with (
-        _messages(folder) as base_url,
+        servers.messages(folder, "dropin-messages", "--delay", "0") as base_url,
         servers.sidecar(folder, "dropin", *options) as sidecar,
         PromptCacheMiddleware(target=sidecar.target, timeouts=_PATIENT) as cache,
         AsyncAnthropic(api_key="made-up", base_url=base_url) as bare,
@@ -114,23 +110,6 @@ async def _streamed(client: AsyncAnthropic, prompt: str) -> None:
         model=_MODEL, max_tokens=500, messages=[{"role": "user", "content": prompt}]
     ) as stream:
         await stream.until_done()
-
-
-@contextlib.asynccontextmanager
-async def _messages(folder: Path) -> AsyncIterator[str]:
-    process = Process(
-        python("tests.messages_server", "--delay", "0"), log=folder / "messages_server.log"
-    )
-    try:
-
-        def listens() -> str:
-            if not process.running:
-                raise StartError(f"the Messages API ended:\n{process.output()[-2000:]}")
-            return process.output().partition("\n")[0]
-
-        yield await eventually(listens, within_s=_START_S)
-    finally:
-        process.stop()
 
 
 def table(found: list[DropIn]) -> Table:

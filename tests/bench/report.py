@@ -15,6 +15,8 @@ from tests.bench.measure import Spread, spread
 from tests.bench.speed import NAMES, RAW
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from tests.bench.dropin import DropIn
@@ -47,7 +49,7 @@ def show(report: Report, console: Console) -> None:
     console.print(_speed(report))
     console.print(_scale(report))
     console.print(dropin.table(report.dropins))
-    console.print(_targets(report))
+    console.print(target_table("Ratios and targets", report.targets))
     if report.load_before > _BUSY:
         console.print(
             f"[yellow]The machine was busy with something else[/] (load average "
@@ -143,13 +145,14 @@ def _scale(report: Report) -> Table:
     return table
 
 
-def _targets(report: Report) -> Table:
-    table = Table(title="Ratios and targets", box=box.SIMPLE_HEAD)
+def target_table(title: str, targets: Sequence[Target]) -> Table:
+    """Return figures beside what is wanted of them."""
+    table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("what")
     table.add_column("found", justify="right")
     table.add_column("wanted", justify="right")
     table.add_column("verdict")
-    for target in report.targets:
+    for target in targets:
         style = "" if target.verdict in {"", "pass"} else "bold red"
         table.add_row(
             target.name,

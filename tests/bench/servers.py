@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as NotThereError
 
 from mge_cache_server.embedded import find_binary
 from tests.bench.processes import Process, StartError, python, ready
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -73,6 +74,22 @@ async def echo(folder: Path) -> AsyncIterator[Server]:
     process = Process(python("tests.bench.echo", str(socket)), log=folder / "echo.log")
     async with _serving(process, socket) as server:
         yield server
+
+
+@contextlib.asynccontextmanager
+async def messages(folder: Path, name: str, *options: str) -> AsyncIterator[str]:
+    """Run the local Messages API with options of its own; yields its base URL."""
+    process = Process(python("tests.messages_server", *options), log=folder / f"{name}.log")
+
+    def listens() -> str:
+        if not process.running:
+            raise StartError(f"the Messages API ended:\n{process.output()[-2000:]}")
+        return process.output().partition("\n")[0]
+
+    try:
+        yield await eventually(listens, within_s=_START_S)
+    finally:
+        process.stop()
 
 
 @contextlib.asynccontextmanager

@@ -26,6 +26,8 @@ from tests.bench import servers
 from tests.bench.processes import Process, StartError, python
 from tests.bench.running import INTERRUPTED, StoppedError, run
 from tests.demo.accounts import compare, read_served
+from tests.demo.batching import NAMESPACE as ATOMS_NAMESPACE
+from tests.demo.batching import atoms, compare_atoms, run_plan
 from tests.demo.options import Options, parse
 from tests.demo.questions import ask
 from tests.demo.retrieval import NAMESPACE as RAG_NAMESPACE
@@ -44,9 +46,11 @@ from tests.demo.work import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from rich.progress import TaskID
 
+    from tests.demo.batching import Batched
     from tests.demo.retrieval import Retrieved
     from tests.demo.texts import Text
 
@@ -72,6 +76,12 @@ async def messages_server(folder: Path, delay: float) -> AsyncIterator[str]:
         process.stop()
 
 
+def _sidecar(folder: Path, base_url: str) -> AbstractAsyncContextManager[servers.Server]:
+    options = ("--data-dir", str(folder / "data"), "--rag-store-texts")
+    environment = {"ANTHROPIC_API_KEY": "none-needed", "ANTHROPIC_BASE_URL": base_url}
+    return servers.sidecar(folder, "sidecar", *options, environment=environment)
+
+
 async def _run(options: Options, folder: Path, console: Console) -> Outcome:
     with console.status("collecting functions of the standard library, starting servers"):
         texts = collect(options.texts)
@@ -80,9 +90,7 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
         )
     async with (
         messages_server(folder, options.delay) as base_url,
-        servers.sidecar(
-            folder, "sidecar", "--data-dir", str(folder / "data"), "--rag-store-texts"
-        ) as sidecar,
+        _sidecar(folder, base_url) as sidecar,
         # trust_env: no proxy and no other setting of this machine comes between.
         anthropic.AsyncAnthropic(
             base_url=base_url,
@@ -109,7 +117,9 @@ async def _run(options: Options, folder: Path, console: Console) -> Outcome:
         comparisons = compare(stats, served, work)
         retrieved = await _retrieve(cache, texts, options, console)
         comparisons += compare_retrievals(await cache.stats(namespace=RAG_NAMESPACE), retrieved)
-    return Outcome(options, stats, work, bare, retrieved, comparisons)
+        batched = await _run_plan(cache, texts, base_url, options, console)
+        comparisons += compare_atoms(await cache.stats(namespace=ATOMS_NAMESPACE), batched)
+    return Outcome(options, stats, work, bare, retrieved, batched, comparisons)
 
 
 async def _retrieve(
@@ -121,6 +131,14 @@ async def _retrieve(
             Searcher, cache, texts, delay=options.delay, seed=options.seed
         )
         return await answer_all(searcher, questions)
+
+
+async def _run_plan(
+    cache: AsyncClient, texts: list[Text], base_url: str, options: Options, console: Console
+) -> Batched:
+    with console.status(f"working through a masterplan of {options.atoms:,} atoms"):
+        prompts = atoms(texts, count=options.atoms, exponent=options.zipf / 2, seed=options.seed)
+        return await run_plan(cache, prompts, base_url, at_once=options.concurrency)
 
 
 async def _phase(

@@ -14,7 +14,8 @@ Shows what the cache saves, without a key and without a network: a sidecar on an
 a local server that speaks the Messages API with realistic delays (first token after 0.3 to 0.8 s,
 then 80 tokens/s), and a program that uses the anthropic SDK to have functions of Python's standard
 library explained, some of them often, most of them rarely (Zipf). Then questions about these
-functions are answered from their docstrings, found by their embeddings (TF-IDF and an SVD).
+functions are answered from their docstrings, found by their embeddings (TF-IDF and an SVD), and a
+masterplan's atoms go through the sidecar's batcher, which merges them into fewer calls.
 """
 
 
@@ -30,10 +31,13 @@ class Options:
     seed: int = 1
     sample: int = 240
     questions: int = 1000
+    atoms: int = 60
     full: bool = False
 
 
-_QUICK = Options(calls=600, texts=300, concurrency=32, delay=0.2, sample=96, questions=200)
+_QUICK = Options(
+    calls=600, texts=300, concurrency=32, delay=0.2, sample=96, questions=200, atoms=40
+)
 
 
 def parse(arguments: list[str] | None = None) -> Options:
@@ -61,6 +65,7 @@ def parse(arguments: list[str] | None = None) -> Options:
         "--sample", type=whole, help=_default("calls that are made without the cache", "sample")
     )
     parser.add_argument("--questions", type=whole, help=_default("retrievals to make", "questions"))
+    parser.add_argument("--atoms", type=whole, help=_default("atoms of the masterplan", "atoms"))
     parser.add_argument(
         "--full", action="store_true", help="make all calls without the cache, too (takes minutes)"
     )
@@ -77,6 +82,7 @@ def parse(arguments: list[str] | None = None) -> Options:
             "seed",
             "sample",
             "questions",
+            "atoms",
         )
     }
     return Options(**values, full=given.full)

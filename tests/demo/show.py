@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mge_cache import Source
 from tests.bench.measure import percentile
+from tests.demo.show_batching import show_batching
 from tests.demo.show_retrieval import show_retrievals
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from mge_cache import LayerStats
     from tests.demo.accounts import Comparison
+    from tests.demo.batching import Batched
     from tests.demo.options import Options
     from tests.demo.retrieval import Retrieved
     from tests.demo.work import Finished
@@ -31,6 +33,7 @@ class Outcome:
     work: Finished
     bare: Finished
     retrieved: list[Retrieved]
+    batched: Batched
     comparisons: list[Comparison]
 
     @property
@@ -51,6 +54,7 @@ def show(outcome: Outcome, console: Console) -> None:
     console.print(_saved(outcome))
     console.print(_latencies(outcome))
     show_retrievals(outcome.retrieved, console)
+    show_batching(outcome.batched, console)
     wrong = [each for each in outcome.comparisons if not each.agrees]
     if not wrong:
         names = ", ".join(each.what for each in outcome.comparisons)

@@ -58,7 +58,9 @@ def runs(pid: int) -> bool:
 
 
 def test_demo_saves_and_its_accounts_agree(folder: Path) -> None:
-    size = "--calls 120 --texts 30 --concurrency 8 --sample 10 --delay 0.05 --questions 150"
+    size = (
+        "--calls 120 --texts 30 --concurrency 8 --sample 10 --delay 0.05 --questions 150 --atoms 30"
+    )
     done = subprocess.run(
         command(*size.split()),
         cwd=REPOSITORY,
@@ -73,6 +75,8 @@ def test_demo_saves_and_its_accounts_agree(folder: Path) -> None:
     assert "extrapolated from 10 calls" in done.stdout
     for kind in ("exact", "similar", "similar, certified"):
         assert re.search(rf"^  {kind} +\d+ \(", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^  asked Anthropic +\d+ +0 *$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^  batches +\d+ of \d.* none *$", done.stdout, re.MULTILINE), done.stdout
     assert list(folder.iterdir()) == []
 
 

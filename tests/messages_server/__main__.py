@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from tests.messages_server.answers import USUAL, Pace
 from tests.messages_server.app import MessagesServer
 from tests.messages_server.listening import listen
 
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
     import socket
 
 
-async def _serve(listener: socket.socket, delay: float) -> None:
-    config = uvicorn.Config(
-        MessagesServer(delay=delay).app(), log_level="warning", lifespan="off", access_log=False
-    )
+async def _serve(listener: socket.socket, messages: MessagesServer) -> None:
+    config = uvicorn.Config(messages.app(), log_level="warning", lifespan="off", access_log=False)
     server = uvicorn.Server(config)
 
     def parent_gone() -> None:
@@ -43,12 +42,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.messages_server", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="TCP port on 127.0.0.1 (0: any free)")
     parser.add_argument("--delay", type=float, default=1.0, help="scale of the delays (0: none)")
+    parser.add_argument("--first-token", type=float, metavar="S", help="fixed, not by chance")
+    parser.add_argument("--tokens-per-s", type=float, default=USUAL.tokens_per_s)
+    parser.add_argument("--answer-tokens", type=int, metavar="N", help="fixed, not by chance")
+    parser.add_argument("--stamped", action="store_true", help="tokens are times: see Pace")
     options = parser.parse_args()
+    first_s, tokens = options.first_token, options.answer_tokens
+    pace = Pace(
+        first_token_s=USUAL.first_token_s if first_s is None else (first_s, first_s),
+        tokens_per_s=options.tokens_per_s,
+        answer_tokens=USUAL.answer_tokens if tokens is None else (tokens, tokens),
+        stamped=options.stamped,
+    )
     listener = listen(options.port)
     host, port = listener.getsockname()
     sys.stdout.write(f"http://{host}:{port}\n")
     sys.stdout.flush()
-    asyncio.run(_serve(listener, options.delay))
+    asyncio.run(_serve(listener, MessagesServer(delay=options.delay, pace=pace)))
 
 
 if __name__ == "__main__":

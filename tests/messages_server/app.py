@@ -20,9 +20,12 @@ from starlette.routing import Route
 from tests.messages_server import aws
 from tests.messages_server.answers import (
     PRICES_USD_PER_MILLION,
+    USUAL,
+    Pace,
     Reply,
     bill_usd,
     reply_to,
+    stamp,
 )
 from tests.messages_server.scenes import Scene, scene_of
 from tests.messages_server.streaming import events_of
@@ -85,8 +88,9 @@ _GATE_POLL_S = 0.005
 class MessagesServer:
     """The handlers. One event loop; ``gate`` and ``seen`` are for any thread."""
 
-    def __init__(self, *, delay: float) -> None:
+    def __init__(self, *, delay: float, pace: Pace = USUAL) -> None:
         self._delay = delay
+        self._pace = pace
         self._served = Served()
         self._numbers = itertools.count(1)
         self._failed_before: set[str] = set()
@@ -121,7 +125,11 @@ class MessagesServer:
             body = {"type": "error", "error": detail, "request_id": headers["request-id"]}
             return JSONResponse(body, status_code=error.status, headers=headers)
         reply = reply_to(
-            order.texts, model=order.model, max_tokens=order.max_tokens, delay=self._delay
+            order.texts,
+            model=order.model,
+            max_tokens=order.max_tokens,
+            delay=self._delay,
+            pace=self._pace,
         )
         message = _message(order, reply, f"msg_local_{number:08d}", scene)
         if order.stream:
@@ -157,6 +165,8 @@ class MessagesServer:
             if event["type"] == "content_block_delta":
                 await asyncio.sleep(reply.token_s)
                 deltas += 1
+                if self._pace.stamped:
+                    event["delta"] = {"type": "text_delta", "text": stamp()}
             if event["type"] == "message_delta":
                 self._count(order, reply)
             yield write(json.dumps(event))

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tests.rpc.scripted_batches import ScriptedBatches
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
 TOKENS_IN = 11
 TOKENS_OUT = 7
@@ -37,11 +36,24 @@ class _BrokenError(Exception):
 class Call:
     """One call under way."""
 
-    def __init__(self, headers: dict[str, str], body: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        headers: dict[str, str],
+        body: dict[str, Any],
+        *,
+        port: int,
+        abort: Callable[[], None],
+    ) -> None:
         self.headers = headers
         self.body = body
+        self.port = port
+        """The caller's end of the connection: equal for calls that share it."""
         self.gone = asyncio.Event()
         """Set when the caller has closed the connection before the end."""
+        self.piece_bytes = 0
+        """How large the pieces are in which events are sent; 0: each is one."""
+        self._abort = abort
+        self._block = 0
         self._response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._events: asyncio.Queue[bytes | _BrokenError | None] = asyncio.Queue()
 
@@ -70,19 +82,47 @@ class Call:
             "usage": usage,
         }
         self._response.set_result(StreamingResponse(self._stream(), media_type="text/event-stream"))
-        self._event("message_start", message=message)
-        self._event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        self.send("message_start", message=message)
+        self.open_block({"type": "text", "text": ""})
+
+    def open_block(self, content: dict[str, Any]) -> None:
+        """Begin the next block of the answer."""
+        self.send("content_block_start", index=self._block, content_block=content)
+
+    def grow_block(self, delta: dict[str, Any]) -> None:
+        """Go on with the block."""
+        self.send("content_block_delta", index=self._block, delta=delta)
+
+    def close_block(self) -> None:
+        """End the block."""
+        self.send("content_block_stop", index=self._block)
+        self._block += 1
 
     def say(self, text: str) -> None:
         """Go on with the answer."""
-        self._event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+        self.grow_block({"type": "text_delta", "text": text})
 
-    def end(self, stop_reason: str = "end_turn", *, output_tokens: int = TOKENS_OUT) -> None:
-        """End the answer."""
-        self._event("content_block_stop", index=0)
+    def end(
+        self,
+        stop_reason: str = "end_turn",
+        *,
+        output_tokens: int = TOKENS_OUT,
+        closed: bool = True,
+    ) -> None:
+        """End the answer, and the response unless ``closed`` is false."""
+        self.close_block()
+        self.sum_up(stop_reason, output_tokens=output_tokens)
+        self.send("message_stop")
+        if closed:
+            self.close()
+
+    def sum_up(self, stop_reason: str = "end_turn", *, output_tokens: int = TOKENS_OUT) -> None:
+        """Say why the answer ends, and what it cost."""
         delta = {"stop_reason": stop_reason, "stop_sequence": None}
-        self._event("message_delta", delta=delta, usage={"output_tokens": output_tokens})
-        self._event("message_stop")
+        self.send("message_delta", delta=delta, usage={"output_tokens": output_tokens})
+
+    def close(self) -> None:
+        """End the response in good order, whatever there was of an answer."""
         self._events.put_nowait(None)
 
     def answer(self, text: str, stop_reason: str = "end_turn") -> None:
@@ -115,20 +155,30 @@ class Call:
 
     def fail_amid(self, kind: str) -> None:
         """Send an error as an event of the stream."""
-        self._event("error", error={"type": kind, "message": "no"})
-        self._events.put_nowait(None)
+        self.send("error", error={"type": kind, "message": "no"})
+        self.close()
 
     def cut(self) -> None:
-        """Break off."""
-        self._events.put_nowait(_BrokenError())
+        """Break off; before the answer begins, the connection closes without a response."""
+        if self._response.done():
+            self._events.put_nowait(_BrokenError())
+        else:
+            self._abort()
+            self._response.set_result(Response())  # which nobody gets
 
     async def response(self) -> Response:
         """Wait for what the test dictates."""
         return await self._response
 
-    def _event(self, kind: str, **fields: object) -> None:
-        text = f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n"
-        self._events.put_nowait(text.encode())
+    def send(self, kind: str, **fields: object) -> None:
+        """Send an event, in pieces of ``piece_bytes``."""
+        self.send_bytes(f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode())
+
+    def send_bytes(self, data: bytes) -> None:
+        """Send what need not be an event."""
+        size = self.piece_bytes or len(data)
+        for start in range(0, len(data), size):
+            self._events.put_nowait(data[start : start + size])
 
     async def _stream(self) -> AsyncIterator[bytes]:
         try:
@@ -147,6 +197,9 @@ class ScriptedUpstream:
     def __init__(self) -> None:
         self.url = ""
         self.calls = 0
+        self.connections = 0
+        """How many there have been."""
+        self._transports: dict[object, asyncio.Transport] = {}
         self.batches = ScriptedBatches()
         self._waiting: asyncio.Queue[Call] = asyncio.Queue()
 
@@ -167,7 +220,9 @@ class ScriptedUpstream:
 
     async def _messages(self, request: Request) -> Response:
         self.calls += 1
-        call = Call(dict(request.headers), json.loads(await request.body()))
+        port = request.client.port if request.client else 0
+        abort = self._transports[request.scope["client"]].abort
+        call = Call(dict(request.headers), json.loads(await request.body()), port=port, abort=abort)
         self._waiting.put_nowait(call)
         answering = asyncio.ensure_future(call.response())
         leaving = asyncio.ensure_future(request.receive())
@@ -177,6 +232,18 @@ class ScriptedUpstream:
             call.gone.set()
         leaving.cancel()
         return await answering
+
+    def watching(self, protocol: Any) -> type[Any]:
+        """Return a protocol of uvicorn's that shows its connections."""
+        upstream = self
+
+        class Watching(protocol):  # type: ignore[misc] # whichever uvicorn has chosen
+            def connection_made(self, transport: asyncio.Transport) -> None:
+                upstream.connections += 1
+                upstream._transports[transport.get_extra_info("peername")] = transport
+                super().connection_made(transport)
+
+        return Watching
 
     def app(self) -> Starlette:
         """Return the ASGI application."""
@@ -193,6 +260,7 @@ async def scripted_upstream() -> AsyncIterator[ScriptedUpstream]:
     )
     server = uvicorn.Server(config)
     config.load()
+    config.http_protocol_class = upstream.watching(config.http_protocol_class)
     server.lifespan = config.lifespan_class(config)
     await server.startup()
     host, port = server.servers[0].sockets[0].getsockname()

@@ -85,8 +85,15 @@ class Talk:
 
     async def finish(self) -> None:
         """Say that there are no more requests; the stream must end after the replies taken."""
+        assert await self.rest() == []
+
+    async def rest(self) -> list[pb.GenerateResponse]:
+        """Say that there are no more requests, and return the replies until the stream ends."""
         await self._call.done_writing()
-        assert await self._call.read() is EOF
+        replies: list[pb.GenerateResponse] = []
+        while (response := await self._call.read()) is not EOF:
+            replies.append(response)
+        return replies
 
     def break_off(self) -> None:
         """Cancel the stream."""

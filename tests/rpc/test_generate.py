@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from mge_cache.v1 import cache_service_pb2 as pb
 from tests.rpc.scripted_upstream import TOKENS_IN, TOKENS_OUT
 from tests.rpc.talk import MODEL, Talk, identity
+from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,7 +20,17 @@ if TYPE_CHECKING:
 
     Generating = Callable[..., Awaitable[CacheServiceAsyncStub]]
 
+_PATIENCE_S = 30.0
 COST_USD = (TOKENS_IN * 2 + TOKENS_OUT * 10) / 1e6
+
+
+async def _upstream_is_idle(stub: CacheServiceAsyncStub) -> bool:
+    batcher = (await stub.Stats(pb.StatsRequest())).batcher
+    return batcher.upstream_in_flight == 0
+
+
+async def _is_hit(stub: CacheServiceAsyncStub, asked: pb.GetPromptRequest) -> bool:
+    return (await stub.GetPrompt(asked)).WhichOneof("outcome") == "hit"
 
 
 async def test_the_text_arrives_as_it_grows(
@@ -43,6 +55,36 @@ async def test_the_text_arrives_as_it_grows(
     assert (done.source, done.batch_size) == (pb.ANSWER_SOURCE_UPSTREAM, 1)
     assert done.strategy == pb.STRATEGY_FAN_OUT
     await talk.finish()
+
+
+async def test_the_next_call_uses_the_same_connection(
+    generating: Generating, upstream: ScriptedUpstream
+) -> None:
+    stub = await generating()
+    talk = Talk(stub)
+    ports = set()
+    for request_id in ("a", "b", "c"):
+        await talk.start(request_id)
+        call = await upstream.call()
+        ports.add(call.port)
+        call.answer("Hello.")
+        await talk.end(request_id)
+        # Whoever has its answer does not wait for the connection: the next call could be too early.
+        await eventually(lambda: _upstream_is_idle(stub))
+    assert len(ports) == 1
+
+
+async def test_an_answer_does_not_wait_for_the_end_of_the_stream(
+    generating: Generating, upstream: ScriptedUpstream
+) -> None:
+    talk = Talk(await generating())
+    await talk.start("a")
+    call = await upstream.call()
+    call.begin()
+    call.say("Hello.")
+    call.end(closed=False)
+    assert (await talk.end("a")).text == "Hello."
+    await asyncio.wait_for(call.gone.wait(), _PATIENCE_S)  # the connection is given up
 
 
 async def test_what_is_sent_to_anthropic(
@@ -169,6 +211,28 @@ async def test_equal_requests_share_one_call(
     await stub.Invalidate(pb.InvalidateRequest(masterplan="mine"))
     looked_up = await stub.GetPrompt(pb.GetPromptRequest(identity=identity("x"), peek=True))
     assert looked_up.WhichOneof("outcome") == "miss"
+
+
+async def test_each_request_that_the_cache_answers_is_a_hit(
+    generating: Generating, upstream: ScriptedUpstream, store_settings: dict[str, object]
+) -> None:
+    stub = await generating(**store_settings, l1_max_bytes=0)
+    talk = Talk(stub)
+    await talk.start("first", "x")
+    (await upstream.call()).answer("cached")
+    await talk.end("first")
+    asked = pb.GetPromptRequest(identity=identity("x"), peek=True)
+    await eventually(lambda: _is_hit(stub, asked))
+
+    # Some share one look-up, as the store takes a while.
+    for number in range(50):
+        await talk.start(str(number), "x")
+    done = (await talk.ends(50)).values()
+
+    assert {each.source for each in done} == {pb.ANSWER_SOURCE_CACHE}
+    layer = (await stub.Stats(pb.StatsRequest())).layers[0]
+    assert layer.total_hits == 50
+    assert layer.saved_usd == pytest.approx(50 * COST_USD)
 
 
 async def test_two_sidecars_make_one_call(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Generating = Callable[..., Awaitable[CacheServiceAsyncStub]]
 
-RESOURCE_EXHAUSTED = 8
+RESOURCE_EXHAUSTED, UNAVAILABLE = 8, 14
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -118,6 +118,8 @@ async def test_a_sidecar_that_stops_finishes_what_is_under_way(
     call = await upstream.call()
     stopping = serve.stop()
     await idle.finish()  # a stream with nothing under way ends
+    await talk.start("b", "y")
+    assert (await talk.error("b")).code == UNAVAILABLE
     call.answer("yes")
     assert (await talk.end("a")).text == "yes"
     await talk.finish()

@@ -51,8 +51,10 @@ class Merged:
         return [done[request_id].text for request_id in self.ids]
 
 
-async def ask_merged(generating: Generating, upstream: ScriptedUpstream, count: int = 3) -> Merged:
-    stub = await generating(**FOREVER, batch_max=count)
+async def ask_merged(
+    generating: Generating, upstream: ScriptedUpstream, count: int = 3, **settings: object
+) -> Merged:
+    stub = await generating(**FOREVER, batch_max=count, **settings)
     talk = Talk(stub)
     for number in range(1, count + 1):
         await talk.start(str(number), identity=mergeable(number), strategy=pb.STRATEGY_MERGE)
@@ -104,6 +106,17 @@ async def test_a_part_that_is_missing_is_asked_for_alone(
         assert done[request_id].text == f"alone: prompt {request_id}"
     assert sum(each.usage.input_tokens for each in done.values()) == 3 * TOKENS_IN
     assert (await merged.stub.Stats(pb.StatsRequest())).batcher.asked_alone == 2
+
+
+async def test_parts_are_asked_for_alone_where_only_one_call_may_be_under_way(
+    generating: Generating, upstream: ScriptedUpstream
+) -> None:
+    merged = await ask_merged(generating, upstream, upstream_calls_max=1)
+    merged.call.answer("I would rather not.")
+    for _ in merged.ids:
+        again = await upstream.call()
+        again.answer(f"alone: {again.prompt}")
+    assert await merged.texts() == [f"alone: prompt {each}" for each in merged.ids]
 
 
 async def test_what_was_shown_of_a_cut_part_is_taken_back(

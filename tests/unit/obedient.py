@@ -7,42 +7,22 @@ the requests between them. It is worse than any real one, as it knows no reason 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mge_cache_server.merge_reply import Parsed, ReplyParser
+from tests.messages_server import merged
 
 if TYPE_CHECKING:
     from mge_cache_server.merge_prompt import MergedCall
+    from tests.messages_server.merged import Sight
 
 COMMAND = re.compile(r"(?P<verb>[A-Z]+)(?: (?P<number>\d+))?(?:: (?P<text>.*))?", re.DOTALL)
 
 
-class Sight(NamedTuple):
-    """What the model sees of a call: how answers are marked, and every request."""
-
-    answer: str
-    end: str
-    requests: dict[int, str]
-    everything: str
-
-    def marker(self, number: int) -> str:
-        return self.answer.replace("N", str(number))
-
-
 def see(call: MergedCall) -> Sight:
     """Read a call by what its instructions say, and by nothing else."""
-    named = re.findall(r"the line (\[.*?\])", call.instructions)
-    request, answer, first, end = named
-    assert first == answer.replace("N", "1")
-    opening = re.escape(request).replace("N", r"(\d+)")
-    code = request.split()[0]
-    blocks = re.split(rf"^{opening}\n", call.user_text, flags=re.MULTILINE)
-    assert blocks[0] == ""
-    texts = {
-        int(number): text[: text.rindex(f"\n{code} ")] if f"\n{code} " in text else text[:-1]
-        for number, text in zip(blocks[1::2], blocks[2::2], strict=True)
-    }
-    return Sight(answer, end, texts, f"{call.system}\n{call.user_text}")
+    everything = f"{call.system}\n{call.user_text}"
+    return merged.see(call.instructions, call.user_text, everything=everything)
 
 
 def obey(call: MergedCall) -> str:

@@ -86,13 +86,15 @@ def damaged(draw: DrawFn) -> tuple[int, str]:
 
 @given(dropped() | copied() | exchanged() | damaged(), st.none() | st.integers(0, 10**6))
 def test_a_damaged_reply_moves_no_text(mutated: tuple[int, str], cut: int | None) -> None:
-    # Dropping *and* copying could move a marker as a whole; see the last test.
+    # Dropping *and* copying could move a marker as a whole; see the last test. So can copying it to
+    # an earlier place and cutting the genuine one off: then a part ends early, by its own text.
     count, reply = mutated
     if cut is not None:
         reply = reply[: cut % (len(reply) + 1)]
     for number, part in enumerate(parse(reply, count, NONCE).parts, start=1):
         if part.trusted:
-            assert part.text == own_text(number)
+            assert own_text(number).startswith(part.text)
+            assert cut is not None or part.text == own_text(number)
 
 
 @given(counts, st.data())
