@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mge_cache._types import Usage
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerStats:
@@ -75,6 +77,14 @@ class RagIndexStats:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelUse:
+    """What was bought of a model; ``cost_usd`` is 0 if its price is unknown."""
+
+    usage: Usage
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BatcherStats:
     """The sidecar's batcher, of all namespaces: what it did, and what it is at.
 
@@ -82,7 +92,10 @@ class BatcherStats:
     asked again. ``rejected`` ones found the queue full (``queued`` of ``queue_max`` wait now).
     ``upstream_calls`` on Anthropic are by outcome: "ok", "rate_limited", "failed", ...;
     ``upstream_limit`` adapts to Anthropic's. ``upstream_breaker_open``: Anthropic is left alone, as
-    it failed. ``has_key``: there is a key to it.
+    it failed. ``has_key``: there is a key to it. ``batches_by_outcome``: "ok", "partly", "failed",
+    "cancelled". The means are those of a request's wait for its batch, and of a call's time to the
+    first part of its text and to its end. ``models``: what was bought of each. The last two are
+    what is under way.
     """
 
     batches: int
@@ -98,6 +111,13 @@ class BatcherStats:
     upstream_limit: int
     upstream_breaker_open: bool
     has_key: bool
+    batches_by_outcome: Mapping[str, int]
+    mean_wait_s: float
+    mean_first_delta_s: float
+    mean_upstream_s: float
+    models: Mapping[str, ModelUse]
+    deferred_batches: int
+    deferred_requests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

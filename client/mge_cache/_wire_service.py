@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mge_cache import _stats_types, _types
-from mge_cache._wire_parts import duration
+from mge_cache._wire_parts import duration, usage_of
 from mge_cache.errors import InvalidRequestError
 from mge_cache.v1 import cache_service_pb2 as pb
 
@@ -98,6 +98,16 @@ def _batcher(batcher: pb.BatcherStats) -> _stats_types.BatcherStats:
         upstream_limit=batcher.upstream_limit,
         upstream_breaker_open=batcher.upstream_breaker_open,
         has_key=batcher.has_key,
+        batches_by_outcome=dict(batcher.batches_by_outcome),
+        mean_wait_s=batcher.mean_wait_seconds,
+        mean_first_delta_s=batcher.mean_first_delta_seconds,
+        mean_upstream_s=batcher.mean_upstream_seconds,
+        models={
+            model: _stats_types.ModelUse(usage=usage_of(use.usage), cost_usd=use.cost_usd)
+            for model, use in batcher.models.items()
+        },
+        deferred_batches=batcher.deferred_batches,
+        deferred_requests=batcher.deferred_requests,
     )
 
 

@@ -185,7 +185,7 @@ class Settings:
     rag_compact: bool = _setting(
         False,  # noqa: FBT003
         kinds.BOOL,
-        "Keep them in float16: half the memory, similarities verified in float32.",
+        "Keep them in float16: 60 % of the memory, similarities verified in float32.",
     )
     rag_query_cost_usd: float = _setting(
         0.0, kinds.DOLLARS, "What a retrieval costs unless the caller says, in US dollars."

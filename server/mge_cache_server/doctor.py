@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from mge_cache_server.config import Settings
 
-_PASSWORD_FILES = ("redis_password_file", "sentinel_password_file", "redis_tls_key_file")
+_SECRET_FILES = (
+    "redis_password_file",
+    "sentinel_password_file",
+    "redis_tls_key_file",
+    "anthropic_api_key_file",
+)
+_TOO_OPEN = 0o037
+"""Rights of others, and of the group but to read: the kubelet gives a pod's fsGroup that."""
 
 
 class Verdict(enum.Enum):
@@ -91,8 +98,8 @@ def check_addresses(settings: Settings, is_sidecar: Callable[[str], bool]) -> It
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:
-    """Look at the files with secrets: readable by us, and by nobody else."""
-    for field in _PASSWORD_FILES:
+    """Look at the files with secrets: readable by us, our group at most, and nobody else."""
+    for field in _SECRET_FILES:
         path = getattr(settings, field)
         if not path:
             continue
@@ -101,7 +108,7 @@ def check_files(settings: Settings) -> Iterator[Finding]:
             yield problem("file", f"{flag} {path} cannot be read", f"give uid {os.getuid()} access")
             continue
         mode = stat.S_IMODE(Path(path).stat().st_mode)
-        if mode & 0o077:
+        if mode & _TOO_OPEN:
             yield warning(
                 "file",
                 f"{flag} {path} has mode {mode:03o}",

@@ -61,6 +61,8 @@ class Limiter:
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
                     self._leave()
+                elif turn in self._waiting:
+                    self._waiting.remove(turn)  # a pause is long enough for many who give up
                 raise
         else:
             self.in_flight += 1

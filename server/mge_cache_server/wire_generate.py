@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mge_cache._key import length_prefixed
 from mge_cache.v1 import cache_service_pb2 as pb
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 ID_BYTES_MAX = 128
 TIMEOUT_DEFAULT_S = 600.0
 TIMEOUT_MAX_S = 86_400.0
+MAX_TOKENS_MAX = 2**31 - 1
+"""Far beyond any model's; sums of them are still numbers that JSON can hold."""
+JSON_DEPTH_MAX = 64
 NOT_TEXT = frozenset({"tools", "tool_choice", "mcp_servers", "container"})
 """Parameters whose answers may be more than text."""
 
@@ -129,8 +133,9 @@ def _question(identity: pb.PromptIdentity, namespace: str, key: Any) -> Question
     for name in sorted({"stream", "model", "temperature"} & parameters.keys()):
         raise InvalidRequestError(f"identity.parameters[{name}]", "is not a parameter here")
     max_tokens = parameters.get("max_tokens", MAX_TOKENS_DEFAULT)
-    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
-        raise InvalidRequestError("identity.parameters[max_tokens]", "must be a number from 1")
+    if type(max_tokens) is not int or not 1 <= max_tokens <= MAX_TOKENS_MAX:
+        problem = f"must be a number from 1 to {MAX_TOKENS_MAX}"
+        raise InvalidRequestError("identity.parameters[max_tokens]", problem)
     messages = parameters.pop("messages", None)
     if messages is None:
         messages = [{"role": "user", "content": identity.prompt}]
@@ -153,11 +158,47 @@ def _question(identity: pb.PromptIdentity, namespace: str, key: Any) -> Question
 
 
 def _parsed(name: str, text: str) -> Any:
+    r"""Read a parameter as JSON that can be written again, alone and beside others'.
+
+    What Anthropic's SDK could not send would fail the whole batch: NaN, Infinity, numbers beyond a
+    float, half a character (``"\ud800"``), and what is nested too deeply.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         # Not `from exc`: that error carries the text.
         raise InvalidRequestError(f"identity.parameters[{name}]", "must be JSON") from None
+    if text.count("[") + text.count("{") > JSON_DEPTH_MAX and _is_deep(value):
+        problem = f"must not be nested more than {JSON_DEPTH_MAX} deep"
+        raise InvalidRequestError(f"identity.parameters[{name}]", problem)
+    return value
+
+
+def _refused(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("beyond a float")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(JSON_DEPTH_MAX):
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _only_text(messages: list[Any]) -> str | None:

@@ -179,6 +179,13 @@ class SidecarDouble(CacheServiceServicer):
                 upstream_in_flight=6,
                 upstream_limit=8,
                 upstream_breaker_open=True,
+                batches_by_outcome={"ok": 4},
+                mean_wait_seconds=0.25,
+                mean_first_delta_seconds=0.5,
+                mean_upstream_seconds=1.5,
+                models={"m": pb.ModelUse(usage=pb.Usage(output_tokens=7), cost_usd=0.1)},
+                deferred_batches=2,
+                deferred_requests=9,
             ),
             unpriced_models=[request.namespace],
         )

@@ -301,7 +301,7 @@ async def test_stats(terminal: Terminal) -> None:
         "time_reduction": {"value": 0.4, "target": 0.4},
     }
     assert shown["batcher"]["batches_by_strategy"] == {"merge": 3, "fan_out": 1, "deferred": 0}
-    assert shown["batcher"]["upstream_limit"] == 8
+    assert shown["batcher"]["models"]["m"]["cost_usd"] == 0.1
     assert shown["layers"][0]["computed_s"] == 60.0
     _, out, _ = await terminal("stats")
     for told in (
@@ -314,5 +314,7 @@ async def test_stats(terminal: Terminal) -> None:
         "6 (ok 5, rate_limited 1)",
         "6 of 8, NOT ASKED as it failed",
         "no key to Anthropic",
+        "250 ms on average",
+        "2 (9 open requests)",
     ):
         assert told in out

@@ -149,3 +149,14 @@ def test_the_limit_is_kept_and_nobody_is_forgotten(steps: list[str]) -> None:
         assert (limiter.in_flight, limiter.waiting) == (0, 0)
 
     run()
+
+
+@virtual_time
+async def test_who_gives_up_in_a_pause_leaves_nothing_behind() -> None:
+    limiter = Limiter(2)
+    limiter.throttled(300.0)
+    calls = Calls(limiter)
+    await calls.start(3)
+    assert limiter.waiting == 3
+    await calls.stop()
+    assert not limiter._waiting

@@ -115,3 +115,18 @@ def test_commands_are_found_in_code_only() -> None:
         "Do make sense.\n```sh\nmake run\n$ make test ARGS='-x'\n```\nor `make demo`, `remake x`."
     )
     assert make_commands(text) == {"run", "test", "demo"}
+
+
+def test_the_map_has_each_module(repository: Path) -> None:
+    """ARCHITECTURE.md names it, or its last part (`_scan`) beside the module that it belongs to."""
+    words = set(re.findall(r"`(\w+)`", (repository / "ARCHITECTURE.md").read_text()))
+    packages = ("server/mge_cache_server", "client/mge_cache", "client/mge_cache/anthropic")
+    modules = {path.stem for package in packages for path in (repository / package).glob("*.py")}
+    missing = [
+        module
+        for module in sorted(modules)
+        if not module.startswith("__")
+        and module not in words
+        and not any(module.endswith(word) for word in words if word.startswith("_"))
+    ]
+    assert missing == []

@@ -11,7 +11,7 @@ from mge_cache._generate_types import CacheUse
 from mge_cache._health import Health
 from mge_cache._types import Timeouts
 from mge_cache.aio import AsyncClient
-from mge_cache.errors import MgeCacheError
+from mge_cache.errors import DeadlineExceededError, MgeCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +35,13 @@ class Batched:
         timeouts: Timeouts | None,
         ttl_s: float | None,
         caching: bool,
+        look_s: float = _LOOK_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         timeouts = timeouts or Timeouts()
         self._health = Health(resolve_target(target), retry_s=timeouts.retry_s, clock=clock)
         self._client = AsyncClient(target, timeouts=timeouts)
+        self._look_s = look_s
         self._ttl_s = ttl_s
         self._cache = CacheUse.USE if caching else CacheUse.BYPASS
 
@@ -86,8 +88,13 @@ class Batched:
         async with generation:
             result = asyncio.ensure_future(generation.result())
             try:
-                while not (await asyncio.wait([result], timeout=_LOOK_S))[0]:
-                    await self._look(request)
+                while not (await asyncio.wait([result], timeout=self._look_s))[0]:
+                    try:
+                        await self._look(request)
+                    except DeadlineExceededError:
+                        # One alone can be a pause of this very process. Three in a row open the
+                        # breaker, and then this raises.
+                        self._health.check()
                 return result.result()
             finally:
                 result.cancel()

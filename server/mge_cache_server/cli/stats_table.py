@@ -104,6 +104,10 @@ def _add_batcher_rows(table: Table, batcher: BatcherStats) -> None:
     table.add_row("batches", f"{batcher.batches:,} ({size})")
     if batcher.batches:
         table.add_row("by strategy", _named(batcher.batches_by_strategy).strip(" ()"))
+        table.add_row("wait for a batch", f"{batcher.mean_wait_s * 1000:,.0f} ms on average")
+    if batcher.deferred_batches:
+        requests = f"{batcher.deferred_requests:,} open requests"
+        table.add_row("deferred batches", f"{batcher.deferred_batches:,} ({requests})")
     table.add_row("asked again alone", f"{batcher.asked_alone:,}")
     waiting = f"{batcher.queued:,} of {batcher.queue_max:,}, {batcher.rejected:,} refused"
     table.add_row("queue", waiting)
