@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
 _BREAKER_RETRY_S: Final = 5.0
-_DRAIN_S: Final = 0.1
 _NO_KEY: Final = "no key to Anthropic: set --anthropic-api-key-file or ANTHROPIC_API_KEY"
 _ODD_KEY: Final = "the key to Anthropic is not one line of printable ASCII"
 
@@ -80,8 +79,9 @@ class Upstream:
         """Ask, and yield the answer as it arrives; raises AskError.
 
         ``body`` has the members of the call but "messages" and "stream". Close the generator to
-        cancel the call. Its permit is held until the generator ends: make no other call meanwhile.
+        cancel the call. Its permit is given back before the end is yielded.
         """
+        end: Ended | None = None
         async with self.client() as sdk:
             started_s = time.perf_counter()
             rest = {name: body[name] for name in body if name not in {"model", "max_tokens"}}
@@ -95,12 +95,17 @@ class Upstream:
             has_text = False
             async with events:
                 async for event in read_answer(events, started_s):
+                    if isinstance(event, Ended):
+                        end = event
+                        self._counts.answered_after(event.seconds)
+                        continue
                     if isinstance(event, str) and not has_text:
                         has_text = True
                         self._counts.first_delta_after(time.perf_counter() - started_s)
-                    elif isinstance(event, Ended):
-                        self._counts.answered_after(event.seconds)
                     yield event
+        if end is not None:
+            # With the permit given back: whoever gets it may need one, to ask for parts again.
+            yield end
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:

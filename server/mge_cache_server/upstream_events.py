@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_DRAIN_S: Final = 1.0
+_DRAIN_S: Final = 0.1
 """Beyond that, another connection is cheaper than to wait for the end of this response."""
 
 
@@ -56,19 +56,28 @@ async def read_answer(
     usage, stop_reason = Usage(), None
     each = aiter(events)
     async for event in each:
-        match event.type:
-            case "message_start":
-                usage = _usage(event.message.usage, usage)
-                yield Begun()
-            case "content_block_delta" if event.delta.type == "text_delta":
-                yield event.delta.text
-            case "message_delta":
-                usage = _usage(event.usage, usage)
-                stop_reason = event.delta.stop_reason
-            case "message_stop":
-                yield Ended(stop_reason or "", usage, time.perf_counter() - started_s)
-                await _drain(each)
-                return
+        try:
+            match event.type:
+                case "message_start":
+                    usage = _usage(event.message.usage, usage)
+                    said: UpstreamEvent | None = Begun()
+                case "content_block_delta" if event.delta.type == "text_delta":
+                    said = event.delta.text
+                case "message_delta":
+                    usage = _usage(event.usage, usage)
+                    stop_reason, said = event.delta.stop_reason, None
+                case "message_stop":
+                    said = Ended(stop_reason or "", usage, time.perf_counter() - started_s)
+                case _:
+                    said = None
+        except (AttributeError, TypeError, ValueError):
+            # JSON, but not of the contract: as good as a connection that broke.
+            raise CutError from None
+        if said is not None:
+            yield said
+        if isinstance(said, Ended):
+            await _drain(each)
+            return
     raise CutError
 
 

@@ -153,6 +153,13 @@ def not_even_json(call: Call) -> None:
     call.end()
 
 
+def of_no_contract(call: Call) -> None:
+    call.begin()
+    call.say("half")
+    call.send_bytes(b'event: content_block_delta\ndata: {"type": "content_block_delta"}\n\n')
+    call.end()
+
+
 def no_events(call: Call) -> None:
     call.answer_whole("not a stream")
 
@@ -169,6 +176,7 @@ def no_events(call: Call) -> None:
         closed_in_good_order,
         closed_within_an_event,
         not_even_json,
+        of_no_contract,
         no_events,
     ],
 )
