@@ -79,6 +79,9 @@ async def test_a_full_queue_refuses_with_a_time(
     assert error.retry_after.seconds == 60  # when the batch closes at the latest
     stats = (await stub.Stats(pb.StatsRequest())).batcher
     assert (stats.queued, stats.queue_max, stats.rejected) == (2, 2, 1)
+    for request_id in "abc":  # before the sidecar's end, which would send them
+        await talk.cancel(request_id)
+    await talk.finish()
     assert upstream.calls == 0
 
 
