@@ -96,7 +96,10 @@ def test_a_damaged_reply_moves_no_text(case: tuple[tuple[int, str], int | None])
         reply = reply[: cut % (len(reply) + 1)]
     for number, part in enumerate(parse(reply, count, NONCE).parts, start=1):
         if part.trusted:
-            assert part.text == own_text(number)
+            # A copy that falls into a marker makes its beginning text of the part before.
+            own, rest = own_text(number), part.text[len(own_text(number)) :].strip()
+            assert part.text.startswith(own)
+            assert f"[{NONCE}"[:-1].startswith(rest)
 
 
 @given(counts, st.data())
