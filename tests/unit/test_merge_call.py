@@ -223,12 +223,13 @@ def test_everybody_gets_exactly_what_was_written_for_them(
 def _is_its_own(got: str, text: str, nonce: str, *, is_cut: bool) -> bool:
     """Whether all of ``got`` was written as, or into, one part, although a marker was copied.
 
-    A copy that falls into a marker makes the beginning of that marker text of the part before it;
-    and where the genuine one is cut off, a part ends early, at the copy.
+    A copy that falls into a marker leaves its pieces in the parts on either side; and where the
+    genuine one is cut off, a part ends early, at the copy.
     """
     if is_cut and text.startswith(got):
         return True
-    return got.startswith(text) and end_line(nonce).startswith(got[len(text) :].strip())
+    before, found, after = got.partition(text)
+    return found == text and len(before + after) <= len(answer_line(nonce, 1)) + 4
 
 
 def _check_bill(asking: Asking, replies: list[Reply]) -> None:
