@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from mge_cache_server.errors import AskError, DefectError, QueueFullError
 from mge_cache_server.generation import Strategy
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from mge_cache_server.slots import Slot
 
 _log = logging.getLogger(__name__)
+
+BATCH_BYTES_MAX: Final = 64 << 20
+"""Questions of a batch together. Anthropic takes 256 MB of deferred ones; to write so much at once
+would also hold up everybody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,7 @@ class Dispatch(Protocol):
 class _Batch:
     slots: dict[Slot, float] = field(default_factory=dict)
     """With the time from which each waits."""
+    size_bytes: int = 0
     alarm: asyncio.TimerHandle | None = None
 
 
@@ -90,6 +95,9 @@ class Batches:
             raise QueueFullError(f"{policy.queue_max} requests wait already", retry_after_s=pause_s)
         group = _group(slot)
         batch = self._filling.get(group)
+        if batch is not None and batch.size_bytes + slot.question.size_bytes > BATCH_BYTES_MAX:
+            self._close_batch(group)
+            batch = None
         if batch is None:
             batch = self._filling[group] = _Batch()
             window_s = policy.window_s[strategy]
@@ -98,6 +106,7 @@ class Batches:
             loop = asyncio.get_running_loop()
             batch.alarm = loop.call_later(window_s, self._close_batch, group)
         batch.slots[slot] = asyncio.get_running_loop().time()
+        batch.size_bytes += slot.question.size_bytes
         slot.answer.add_done_callback(lambda _: self._leave(group, batch, slot))
         if len(batch.slots) >= policy.batch_max[strategy] or self._closing:
             self._close_batch(group)
@@ -125,7 +134,8 @@ class Batches:
     def _leave(self, group: _Group, batch: _Batch, slot: Slot) -> None:
         """Take a question out that nobody waits for any more, if it has not been sent."""
         if self._filling.get(group) is batch:
-            batch.slots.pop(slot, None)
+            if batch.slots.pop(slot, None) is not None:
+                batch.size_bytes -= slot.question.size_bytes
             if not batch.slots:
                 self._close_batch(group)
 

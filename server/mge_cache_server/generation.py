@@ -52,6 +52,7 @@ class Question:
     ``body`` has the members of the Messages call but "messages" and "stream". ``prompt`` is the
     text where the messages are that one text of the user, else None. Questions of the same
     ``group`` (a digest) agree in everything but their messages: they may share a batch.
+    ``size_bytes`` is about what it takes to send.
     """
 
     key: EntryKey
@@ -60,6 +61,7 @@ class Question:
     messages: Sequence[Any]
     prompt: str | None
     group: bytes
+    size_bytes: int
 
     @property
     def max_tokens(self) -> int:

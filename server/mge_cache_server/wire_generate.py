@@ -154,6 +154,7 @@ def _question(identity: pb.PromptIdentity, namespace: str, key: Any) -> Question
         messages=messages,
         prompt=_only_text(messages),
         group=_group(namespace, body),
+        size_bytes=identity.ByteSize(),
     )
 
 

@@ -136,7 +136,7 @@ class Desk:
     async def slot(self, number: int) -> Slot:
         lease = lease_of(await self.cache.get(entry_key(number), lease_ttl_s=10.0))
         body = {"model": "m", "max_tokens": 1}
-        question = Question(entry_key(number), "m", body, [], None, b"")
+        question = Question(entry_key(number), "m", body, [], None, b"", 0)
         request = Request(question, ("t",), 0.0, CacheUse.USE, Strategy.DEFERRED, f"id {number}")
         slot = Slot(request, gone=lambda: None)
         slot.lease = lease

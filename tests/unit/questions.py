@@ -15,6 +15,7 @@ def make_request(
     system: str = "",
     cache: CacheUse = CacheUse.USE,
     strategy: Strategy = Strategy.FAN_OUT,
+    size_bytes: int = 0,
 ) -> Request:
     """A request; those with the same ``system`` are of one group."""
     body: dict[str, Any] = {"model": "m", "max_tokens": 9}
@@ -28,5 +29,6 @@ def make_request(
         messages=[{"role": "user", "content": prompt}],
         prompt=prompt,
         group=hashlib.sha256(system.encode()).digest(),
+        size_bytes=size_bytes,
     )
     return Request(question, tags=(), ttl_s=0.0, cache=cache, strategy=strategy)

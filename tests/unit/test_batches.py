@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mge_cache_server.batch_counts import BatchCounts
-from mge_cache_server.batches import Batches, BatchPolicy
+from mge_cache_server.batches import BATCH_BYTES_MAX, Batches, BatchPolicy
 from mge_cache_server.errors import DefectError, QueueFullError, RateLimitedError
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.limiter import Limiter
@@ -115,6 +115,23 @@ async def test_deferred_questions_need_not_agree() -> None:
     add(batches, "2", system="other", strategy=Strategy.DEFERRED)
     await asyncio.sleep(60.1)
     assert [texts for _, texts in dispatched.batches] == [["1", "2"]]
+    await batches.abort()
+
+
+@virtual_time
+async def test_a_batch_closes_before_it_is_too_large_to_send() -> None:
+    dispatched = Dispatched()
+    batches, _ = make(dispatched)
+    half = BATCH_BYTES_MAX // 2
+    gone = add(batches, "0", strategy=Strategy.DEFERRED, size_bytes=half)
+    gone.answer.cancel()
+    await asyncio.sleep(0)
+    for prompt in "123":
+        add(batches, prompt, strategy=Strategy.DEFERRED, size_bytes=half)
+    await asyncio.sleep(0)
+    assert [texts for _, texts in dispatched.batches] == [["1", "2"]]
+    await asyncio.sleep(60.1)
+    assert [texts for _, texts in dispatched.batches[1:]] == [["3"]]
     await batches.abort()
 
 
