@@ -67,16 +67,16 @@ async def test_a_merged_reply_grows_for_each(
     merged = await ask_merged(generating, upstream)
     call, talk, [first, second, third] = merged.call, merged.talk, merged.marks
     call.begin()
-    call.say(f"{first}\nOne")
-    assert await talk.delta(merged.ids[0]) == "One"
-    call.say(f", two.\n{second[:9]}")
-    assert await talk.delta(merged.ids[0]) == ", two."
+    call.say(f"{first}\nWho")  # no end that could be the code's beginning, and be held back
+    assert await talk.delta(merged.ids[0]) == "Who"
+    call.say(f", you?\n{second[:9]}")
+    assert await talk.delta(merged.ids[0]) == ", you?"
     call.say(f"{second[9:]}\nTwo\n{third}\nThree\n{merged.end}")
     call.end(output_tokens=100)
 
     done = await talk.ends(3)
 
-    assert [done[name].text for name in merged.ids] == ["One, two.", "Two", "Three"]
+    assert [done[name].text for name in merged.ids] == ["Who, you?", "Two", "Three"]
     assert {each.batch_size for each in done.values()} == {3}
     assert {each.strategy for each in done.values()} == {pb.STRATEGY_MERGE}
     assert sum(each.usage.input_tokens for each in done.values()) == TOKENS_IN
