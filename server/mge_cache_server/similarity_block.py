@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from mge_cache_server.similarity_pivots import Lists, make_lists
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -31,21 +33,20 @@ _NEVER = np.float32(-1e9)  # in place of a residual's length: the bound is far b
 _PARTS = 256
 _PENDING = 32
 _APPENDED_AT_ONCE = 2048
+_LISTED_AT_ONCE = 256
 
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """The leading coordinates of a block's rows.
-
-    ``first`` holds a coordinate of all rows in each of its rows, for that is what is scanned;
-    ``second`` a row in each of its rows, for that is what is picked from.
-    """
+    """The leading coordinates of a block's rows, a row in each row."""
 
     basis: Basis
     first: Floats
     second: Codes
     filled: int = 0
     """How many rows, from the front, it is there for."""
+    lists: Lists | None = None
+    """The rows around each pivot, for some of the rows."""
 
     @classmethod
     def empty(cls, basis: Basis, capacity: int) -> Prefix:
@@ -53,7 +54,7 @@ class Prefix:
         others = basis.directions - basis.first
         return cls(
             basis,
-            np.empty((basis.first + 1, capacity), np.float32),
+            np.empty((capacity, basis.first + 1), np.float32),
             np.empty((capacity, others + 2), np.int8),
         )
 
@@ -62,13 +63,12 @@ class Prefix:
         for low in range(self.filled, stop, _APPENDED_AT_ONCE):
             high = min(stop, low + _APPENDED_AT_ONCE)
             part = np.asarray(rows[low:high], np.float32)
-            first, self.second[low:high] = self.basis.project(part)
-            self.first[:, low:high] = first.T
+            self.first[low:high], self.second[low:high] = self.basis.project(part)
             self.filled = high
 
     def bury(self, slots: int | NDArray[np.intp]) -> None:
         """See to it that no scan finds these slots. Needless for correct answers."""
-        self.first[-1, slots] = _NEVER
+        self.first[slots, -1] = _NEVER
 
 
 class Block:
@@ -117,10 +117,12 @@ class Block:
     @property
     def size_bytes(self) -> int:
         """What the rows take that have been appended, removed ones included, keys not."""
+        lists = 0
         width: int = self.rows.itemsize * self.rows.shape[1] + BOOKKEEPING_BYTES
         if self.prefix is not None:
-            width += 4 * len(self.prefix.first) + self.prefix.second.shape[1]
-        return self.used * width
+            width += 4 * self.prefix.first.shape[1] + self.prefix.second.shape[1]
+            lists = self.prefix.lists.size_bytes if self.prefix.lists else 0
+        return self.used * width + lists
 
     def append_one(self, key: bytes, row: Floats, expires_s: float) -> None:
         """Add a row whose key is not in this block; there must be room."""
@@ -212,6 +214,17 @@ class Block:
         while prefix.filled + _PENDING <= self.used:  # which may grow meanwhile
             prefix.fill(self.rows, self.used)
         return prefix
+
+    def listed(self, prefix: Prefix) -> Lists | None:
+        """Return lists of the rows that a prefix is there for. Any thread may call it."""
+        basis, before, stop = prefix.basis, prefix.lists, prefix.filled
+        if basis.pivots is None:
+            return None
+        parts = (
+            basis.coordinates(np.asarray(self.rows[low : min(stop, low + _LISTED_AT_ONCE)], np.float32))
+            for low in range(before.rows if before else 0, stop, _LISTED_AT_ONCE)
+        )
+        return make_lists(basis.pivots, before, parts)
 
     def adopt(self, prefix: Prefix) -> None:
         """Take a prefix that was made for this block."""

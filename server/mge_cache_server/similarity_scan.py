@@ -1,7 +1,8 @@
-"""One pass over all blocks of an index, which rules out nearly all rows by their bounds.
+"""One pass over an index, which rules out nearly all rows by their bounds.
 
-For small numbers of rows the time goes into calls, not into numbers. So blocks of one basis are
-scanned in common: a product for each, and everything else once for up to ``SCANNED_AT_ONCE`` rows.
+The time of a search goes into calls as much as into numbers. So what is to be looked at in blocks
+of one basis is bounded in common, up to ``SCANNED_AT_ONCE`` rows: the rows that lists name are
+copied together first.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 
 from mge_cache_server.similarity_basis import plain_rounding
-from mge_cache_server.similarity_survivors import Survivors
+from mge_cache_server.similarity_survivors import Survivors, together
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -25,21 +26,22 @@ if TYPE_CHECKING:
 SCANNED_AT_ONCE: Final = 131_072
 """Their bounds stay in the processor's cache until they are compared."""
 
+_COMPUTED_NUMBERS: Final = 32_768
+"""To compute rows of so many numbers in full takes no longer than to bound them once more."""
+
 
 class _Part(NamedTuple):
-    """Rows of a block that its prefix covers: as many as were there when the search began."""
+    """Some rows of a block that its prefix covers: those of some slots, or all from a slot on."""
 
     block: Block
     prefix: Prefix
+    slots: NDArray[np.intp] | None
+    start: int
     rows: int
 
-
-class _Found(NamedTuple):
-    """What is left of a block's rows, and upper bounds of their cosines."""
-
-    block: Block
-    slots: NDArray[np.intp]
-    bounds: Floats
+    def at(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return the slots at some places of this part."""
+        return places + self.start if self.slots is None else self.slots.take(places)
 
 
 class Scan:
@@ -50,12 +52,11 @@ class Scan:
         self._threshold = threshold
         self._scratch = scratch
         self._looks: dict[Basis, Look] = {}
-        self._found: list[_Found] = []
+        self._found: list[Survivors] = []
 
     def survivors(self, blocks: Iterable[Block]) -> Survivors | None:
         """Return what may reach the threshold."""
-        group: list[_Part] = []
-        rows = 0
+        group = _Group()
         for block in blocks:
             used = block.used
             prefix = block.prefix  # read later than ``used`` was
@@ -64,59 +65,125 @@ class Scan:
                 self._compute(block, covered, used)
             if prefix is None or not covered:
                 continue
-            other = group and group[0].prefix.basis is not prefix.basis
-            if other or rows + covered > SCANNED_AT_ONCE:
+            if not group.admits(prefix.basis, covered):
                 self._bound(group)
-                group, rows = [], 0
-            group.append(_Part(block, prefix, covered))
-            rows += covered
+                group = _Group()
+            group.add(block, prefix, covered, self._look(prefix.basis))
         self._bound(group)
-        return _together(self._found)
+        return together(self._found)
+
+    def _look(self, basis: Basis) -> Look:
+        look = self._looks.get(basis)
+        if look is None:
+            look = self._looks[basis] = basis.look(self._query, self._threshold)
+        return look
 
     def _compute(self, block: Block, start: int, stop: int) -> None:
         slack = np.float32(plain_rounding(block.rows.shape[1]))
         bounds = np.asarray(block.rows[start:stop], np.float32) @ self._query
         slots = (bounds >= self._threshold - slack).nonzero()[0]
         if len(slots):
-            self._found.append(_Found(block, slots + start, bounds[slots] + slack))
+            found = Survivors([block], [len(slots)], slots + start, bounds[slots] + slack)
+            self._found.append(found)
 
-    def _bound(self, group: Sequence[_Part]) -> None:
-        if not group:
+    def _bound(self, group: _Group) -> None:
+        if not group.rows:
             return
-        basis = group[0].prefix.basis
-        look = self._looks.get(basis)
-        if look is None:
-            look = self._looks[basis] = basis.look(self._query)
-        ends = [0, *accumulate(part.rows for part in group)]
-        bounds = self._scratch[: ends[-1]]
-        for part, start, end in zip(group, ends, ends[1:], strict=False):
-            # Not dot: it copies what is not contiguous, and that takes longer than the product.
-            np.matmul(look.first, part.prefix.first[:, : part.rows], out=bounds[start:end])
-        slack = np.float32(basis.rounding.bound)
+        look = self._look(group.basis)
+        bounds = self._scratch[: group.rows]
+        group.bounds(look.first, bounds)
+        slack = np.float32(group.basis.rounding.bound)
         places = (bounds >= self._threshold - slack).nonzero()[0]
         if not len(places):
             return
-        cuts = places.searchsorted(ends).tolist()
-        codes = np.empty((len(places), len(look.second)), np.float32)
-        for part, start, low, high in zip(group, ends, cuts, cuts[1:], strict=False):
-            if low < high:
-                codes[low:high] = part.prefix.second.take(places[low:high] - start, axis=0)
         finer = bounds.take(places)
-        finer += codes @ look.second
-        slack += np.float32(look.slack)
-        kept = (finer >= self._threshold - slack).nonzero()[0]
-        if not len(kept):
-            return
-        places, finer = places[kept], finer[kept] + slack
-        cuts = places.searchsorted(ends).tolist()
-        for part, start, low, high in zip(group, ends, cuts, cuts[1:], strict=False):
+        ends, slots = group.at(places)
+        if len(places) * len(self._query) > _COMPUTED_NUMBERS:
+            finer += group.codes(ends, slots, len(look.second)) @ look.second
+            slack += np.float32(look.slack)
+            kept = (finer >= self._threshold - slack).nonzero()[0]
+            ends, slots, finer = kept.searchsorted(ends).tolist(), slots[kept], finer[kept]
+        finer += slack
+        self._found.append(Survivors(group.blocks, ends, slots, finer))
+
+
+class _Group:
+    """Rows that are bounded together: those that lists name come first."""
+
+    __slots__ = ("_covered", "_linear", "_listed", "_listed_rows", "_parts", "basis", "rows")
+
+    basis: Basis
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._covered = 0
+        self._listed: list[_Part] = []
+        self._linear: list[_Part] = []
+        self._listed_rows = 0
+        self._parts: list[_Part] = []
+
+    def admits(self, basis: Basis, covered: int) -> bool:
+        """Whether so many more rows of a basis can be added."""
+        return not self._covered or (
+            self.basis is basis and self._covered + covered <= SCANNED_AT_ONCE
+        )
+
+    def add(self, block: Block, prefix: Prefix, covered: int, look: Look) -> None:
+        """Add what must be looked at of a block's first ``covered`` rows."""
+        self.basis = prefix.basis
+        self._covered += covered
+        start, lists = 0, prefix.lists
+        if lists is not None and look.reach is not None:
+            slots = lists.within(look.reach)
+            if slots is not None:
+                start, rows = lists.rows, len(slots)
+                self._listed.append(_Part(block, prefix, slots, 0, rows))
+                self._listed_rows += rows
+                self.rows += rows
+        if start < covered:
+            self._linear.append(_Part(block, prefix, None, start, covered - start))
+            self.rows += covered - start
+
+    def bounds(self, look: Floats, out: Floats) -> None:
+        """Compute the bounds of the first level."""
+        self._parts = self._listed + self._linear
+        end = self._listed_rows
+        if end:
+            rows = np.empty((end, len(look)), np.float32)
+            low = 0
+            for part in self._listed:
+                high = low + part.rows
+                # "clip", as the default copies twice.
+                part.prefix.first.take(part.slots, axis=0, out=rows[low:high], mode="clip")
+                low = high
+            np.dot(rows, look, out=out[:end])
+        for part in self._linear:
+            start, end = end, end + part.rows
+            first = part.prefix.first[part.start : part.start + part.rows]
+            np.dot(first, look, out=out[start:end])
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Whose the parts are."""
+        return [part.block for part in self._parts]
+
+    def at(self, places: NDArray[np.intp]) -> tuple[list[int], NDArray[np.intp]]:
+        """Return the slots at some places, and where among these each part ends."""
+        ends = places.searchsorted(list(accumulate(part.rows for part in self._parts))).tolist()
+        slots = np.empty(len(places), np.intp)
+        low = start = 0
+        for part, high in zip(self._parts, ends, strict=True):
             if low < high:
-                self._found.append(_Found(part.block, places[low:high] - start, finer[low:high]))
+                slots[low:high] = part.at(places[low:high] - start)
+            low, start = high, start + part.rows
+        return ends, slots
 
-
-def _together(found: Sequence[_Found]) -> Survivors | None:
-    if not found:
-        return None
-    blocks, slots, bounds = zip(*found, strict=True)
-    owners = np.repeat(np.arange(len(blocks)), [len(each) for each in slots])
-    return Survivors(blocks, owners, np.concatenate(slots), np.concatenate(bounds))
+    def codes(self, ends: list[int], slots: NDArray[np.intp], width: int) -> Floats:
+        """Return what the second level has of what ``at`` found."""
+        codes = np.empty((len(slots), width), np.float32)
+        low = 0
+        for part, high in zip(self._parts, ends, strict=True):
+            if low < high:
+                codes[low:high] = part.prefix.second.take(slots[low:high], axis=0)
+            low = high
+        return codes

@@ -12,6 +12,7 @@ import numpy as np
 
 from mge_cache_server.similarity_basis import SAMPLE_ROWS, Basis, fit
 from mge_cache_server.similarity_block import Block, Prefix
+from mge_cache_server.similarity_pivots import Lists
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,10 +22,13 @@ PLAIN_ROWS: Final = 1000
 
 _PLAIN_ROWS_COMPACT = 256  # float16 rows must be widened before they can be multiplied
 _GROWTH = 4
-_WELL_FITTED_ROWS = 4 * SAMPLE_ROWS
+_WELL_FITTED_ROWS = 32768
 _SEARCHES_TO_JUDGE = 64
 _SURVIVORS_OF_ROWS = 1 / 1000
 _SMALL = 64
+_LISTED_AT_ONCE = 1024
+_LISTED_LEAST = 8192
+_LISTED_GROWTH = 32
 _COPIED_AT_ONCE = 1024  # a thread that holds Python's lock makes the event loop wait
 _SMALL_BLOCKS = 2
 _FEW_ROWS = 4  # a quarter of the rows of a large block
@@ -33,7 +37,8 @@ _FEW_ROWS = 4  # a quarter of the rows of a large block
 class Fit:
     """Fits a basis to a sample of the rows."""
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
+    def __init__(self, blocks: Sequence[Block], *, compact: bool) -> None:
+        self._compact = compact
         self._blocks = [(block, block.used) for block in blocks]
         self.rows = sum(block.live for block in blocks)
         self.found: Basis | None = None
@@ -48,7 +53,7 @@ class Fit:
             share = max(1, wanted * used // total)
             slots = np.sort(random.choice(used, min(used, share), replace=False))
             samples.append(np.asarray(block.rows.take(slots, axis=0), np.float32))
-        self.found = fit(np.concatenate(samples))
+        self.found = fit(np.concatenate(samples), 0 if self._compact else self.rows)
 
 
 class Rebase:
@@ -62,6 +67,19 @@ class Rebase:
     def run(self) -> None:
         """Do it."""
         self.found = self.block.rebased(self._basis)
+
+
+class Listing:
+    """Lists a block's rows around the pivots."""
+
+    def __init__(self, block: Block, prefix: Prefix) -> None:
+        self._block = block
+        self.prefix = prefix
+        self.found: Lists | None = None
+
+    def run(self) -> None:
+        """Do it."""
+        self.found = self._block.listed(self.prefix)
 
 
 class Compaction:
@@ -99,7 +117,7 @@ def _copy(block: Block, start: int, stop: int, into: Block) -> None:
         into.hit[to : into.used] = block.hit[chosen]
 
 
-Work = Fit | Rebase | Compaction
+Work = Fit | Rebase | Listing | Compaction
 
 
 class Upkeep:
@@ -107,6 +125,7 @@ class Upkeep:
 
     def __init__(self, *, compact: bool) -> None:
         self.basis: Basis | None = None
+        self._compact = compact
         self._plain_rows = _PLAIN_ROWS_COMPACT if compact else PLAIN_ROWS
         self._fitted_rows = 0
         self._added = 0
@@ -134,7 +153,10 @@ class Upkeep:
         """Return what is to be done next, if nothing is under way."""
         if self._under_way is None:
             self._under_way = (
-                self._fit(blocks) or self._rebase(blocks) or _compaction(blocks, block_rows)
+                self._fit(blocks)
+                or self._rebase(blocks)
+                or _compaction(blocks, block_rows)
+                or _listing(blocks)
             )
             return self._under_way
         return None
@@ -150,6 +172,8 @@ class Upkeep:
         elif isinstance(work, Rebase):
             if work.found is not None:
                 work.block.adopt(work.found)
+        elif isinstance(work, Listing):
+            work.prefix.lists = work.found
         elif work.found is not None:
             return _replaced(blocks, work, work.found)
         return blocks
@@ -161,7 +185,7 @@ class Upkeep:
         grown = self._fitted_rows < _WELL_FITTED_ROWS and rows >= _GROWTH * self._fitted_rows
         if not grown and not self._is_slow(rows):
             return None
-        return Fit(blocks)
+        return Fit(blocks, compact=self._compact)
 
     def _is_slow(self, rows: int) -> bool:
         """Whether searches left many rows to compute, and new rows may be why."""
@@ -177,6 +201,18 @@ class Upkeep:
                 if block.prefix is None or block.prefix.basis is not self.basis:
                     return Rebase(block, self.basis)
         return None
+
+
+def _listing(blocks: Sequence[Block]) -> Listing | None:
+    """Return what makes lists for a block with many rows in none."""
+    for block in blocks:
+        prefix = block.prefix
+        if prefix is not None and prefix.basis.pivots is not None and block.used >= _LISTED_LEAST:
+            listed = prefix.lists.rows if prefix.lists is not None else 0
+            more = prefix.filled - listed
+            if more > max(_LISTED_AT_ONCE, listed // _LISTED_GROWTH) or (more and block.is_full):
+                return Listing(block, prefix)
+    return None
 
 
 def _compaction(blocks: Sequence[Block], block_rows: int) -> Compaction | None:
