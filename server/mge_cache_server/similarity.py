@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from mge_cache_server.similarity_basis import LENGTH_TOLERANCE, Floats
+from mge_cache_server.similarity_basis import LENGTH_TOLERANCE, Floats, prefix_bytes
 from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block
 from mge_cache_server.similarity_scan import SCANNED_AT_ONCE, Scan
 from mge_cache_server.similarity_survivors import Match
@@ -42,7 +42,6 @@ DIMENSIONS_MAX: Final = 16_384
 
 _BLOCK_BYTES = 96 << 20
 _BLOCK_ROWS = (256, 65_536)
-_PREFIX_BYTES = 4 * (15 + 1) + 20 + 2
 _SHED_AT_ONCE = 256
 _NOT_UNIT = "a vector of {} numbers and unit length is needed"
 
@@ -95,7 +94,8 @@ class SimilarityIndex:
         """How many rows had to leave for others, or were not let in, since the start."""
         self._dtype = np.dtype(np.float16 if compact else np.float32)
         row_bytes = dimension * self._dtype.itemsize
-        self.rows_max = min(rows_max, bytes_max // (row_bytes + _PREFIX_BYTES + BOOKKEEPING_BYTES))
+        beside = prefix_bytes(dimension, compact=compact) + BOOKKEEPING_BYTES
+        self.rows_max = min(rows_max, bytes_max // (row_bytes + beside))
         """How many live rows there may be: what both bounds allow."""
         self._block_rows = max(_BLOCK_ROWS[0], min(_BLOCK_ROWS[1], _BLOCK_BYTES // row_bytes))
         self._now = now

@@ -34,14 +34,14 @@ longer than 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mge_cache_server.similarity_pivots import Pivots, Reach, fit_pivots
+from mge_cache_server.similarity_pivots import Pivots, Reach, fit_pivots, lists_per_row
 
 Floats: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
@@ -55,11 +55,12 @@ LENGTH_TOLERANCE: Final = 1e-4
 
 # How many directions a prefix has at its first level, and at both. With the length of the rest the
 # first level makes a multiple of four columns, which a product takes together.
-_FEW = (23, 42)
+_FEW = (15, 35)
+_SOME = (23, 42)
+_SOME_DIMENSIONS = 384
 _MANY = (31, 63)
 _STEPS = np.float32(124)
 _CODE_ERROR = 0.5 + 1e-4  # in steps; with the rounding of what is compared with it
-_ALL = 192
 _DOMINANT = 0.5
 _OVERSAMPLING = 8
 _ROUNDS = 4
@@ -128,9 +129,21 @@ class Basis:
         codes[:, -1] = np.floor(rho_first * _STEPS)
         return np.column_stack((head, rho_first)), codes
 
-    def coordinates(self, rows: Floats) -> Floats:
+    def coordinates(self, rows: Rows) -> Floats:
         """Return the coordinates of rows in all directions, as pivots take them."""
-        return rows @ self.matrix.T
+        coordinates: Floats = np.asarray(rows, np.float32) @ self.matrix.T
+        return coordinates
+
+    def with_pivots(self, coordinates: Floats, rows: int) -> Basis:
+        """Return the same basis with pivots for so many rows, if they pay.
+
+        ``coordinates`` are those of a sample of the rows.
+        """
+        listed = lists_per_row(self.matrix.shape[1])
+        pivots = fit_pivots(coordinates, rows, listed, _pivot_error(self.matrix))
+        if pivots is None:
+            return replace(self, matrix=np.ascontiguousarray(self.matrix[: self.directions]))
+        return replace(self, pivots=pivots)
 
     def look(self, query: Floats, threshold: float) -> Look:
         """Return what the bounds of all rows for this unit vector are computed with."""
@@ -158,28 +171,35 @@ def plain_rounding(dimension: int) -> float:
     return 1.1 * _gamma(dimension) + 1e-6
 
 
-def fit(sample: Rows, rows: int = 0) -> Basis:
+def fit(sample: Rows, more: int = 0, *, compact: bool = False) -> Basis:
     """Return the basis that fits a sample of unit vectors (one a row, one at least).
 
-    ``rows``: how many there are in all; pivots are fitted if they pay for so many. Pure, and the
-    same for the same sample: may run in any thread; takes some 20 ms for 8,192 rows of 384
-    dimensions, and half a second with pivots. Subspace iteration: Halko, Martinsson, Tropp (2011),
-    algorithm 4.4.
+    ``more``: how many directions it shall have at least, for pivots; ``compact``: rows take little
+    memory, and so shall their prefixes. Pure, and the same for the same sample: may run in any
+    thread; takes some 20 ms for 8,192 rows of 384 dimensions, with pivots ten times as long.
+    Subspace iteration: Halko, Martinsson, Tropp (2011), algorithm 4.4.
     """
     part = np.asarray(sample, dtype=np.float32)
-    first, wanted = _FEW
-    directions, energy = _leading(part, _ALL if rows else wanted)
+    first, wanted = _levels(part.shape[1], compact=compact)
+    directions, energy = _leading(part, max(wanted, more))
     if energy > _DOMINANT:
         # A common mean: what tells rows apart lies in the directions after it.
         first, wanted = _MANY
-        if not rows:
+        if more < wanted:
             directions, _ = _leading(part, wanted)
     matrix = np.ascontiguousarray(directions.T, dtype=np.float32)
     wanted = min(wanted, len(matrix))
-    pivots = fit_pivots(part @ matrix.T, rows, _pivot_error(matrix)) if rows else None
-    if pivots is None:
-        matrix = np.ascontiguousarray(matrix[:wanted])
-    return Basis(matrix, min(first, wanted), wanted, _rounding(matrix[:wanted]), pivots)
+    return Basis(matrix, min(first, wanted), wanted, _rounding(matrix[:wanted]))
+
+
+def prefix_bytes(dimension: int, *, compact: bool) -> int:
+    """Return what is kept of a row for the bounds, and in lists."""
+    first, both = _levels(dimension, compact=compact)
+    return 4 * (first + 1) + both - first + 2 + (0 if compact else 2 * lists_per_row(dimension) + 4)
+
+
+def _levels(dimension: int, *, compact: bool) -> tuple[int, int]:
+    return _FEW if compact or dimension < _SOME_DIMENSIONS else _SOME
 
 
 def _leading(rows: Floats, wanted: int) -> tuple[NDArray[np.float64], float]:

@@ -220,11 +220,12 @@ class Block:
         basis, before, stop = prefix.basis, prefix.lists, prefix.filled
         if basis.pivots is None:
             return None
+        start = before.rows if before is not None else 0
         parts = (
-            basis.coordinates(np.asarray(self.rows[low : min(stop, low + _LISTED_AT_ONCE)], np.float32))
-            for low in range(before.rows if before else 0, stop, _LISTED_AT_ONCE)
+            self.rows[low : min(stop, low + _LISTED_AT_ONCE)]
+            for low in range(start, stop, _LISTED_AT_ONCE)
         )
-        return make_lists(basis.pivots, before, parts)
+        return make_lists(basis.pivots, before, (basis.coordinates(part) for part in parts))
 
     def adopt(self, prefix: Prefix) -> None:
         """Take a prefix that was made for this block."""

@@ -17,8 +17,8 @@ effective metric indexing* (2005), whose lists do not overlap, so that a search 
 Pivots lie in the span of a basis B (``similarity_basis``): p = Bᵀc, and p·x = c·Bx takes few
 products. What rounding does: ẑ = fl(Bx) is off by at most δ, so fl(c·ẑ) is off by δ + γ_k, with
 |c| ≤ 1 + u; |p| differs from 1 by η at most, and the lengths of q and x by μ. ``Pivots.error`` is
-the sum of these. A search takes it off p·q, and off the least p·x that it derives; its t is lowered
-by the factor that the lengths allow.
+more than the sum of these, also by what rounding does to levels. A search takes it off p·q, and off
+the least p·x that it derives; its t is lowered by what the lengths may have added to q·x.
 """
 
 # ruff: noqa: RUF002  # the letters of the proof are those of mathematics
@@ -40,16 +40,23 @@ if TYPE_CHECKING:
 
     Slots = NDArray[np.uint16]
 
-LISTED_PER_ROW: Final = 48
-"""In so many lists a row is, on average: each costs two bytes."""
 
-_LISTED_MAX = 64
+PIVOT_DIRECTIONS: Final = 192
+"""In the span of so many leading directions pivots lie."""
 
-PIVOTS_MAX: Final = 1024
+PIVOT_SAMPLE_ROWS: Final = 16_384
+"""So many rows they are fitted to."""
+
+PIVOTS_ROWS_LEAST: Final = 16_384
+"""Below that a scan of all rows takes no longer."""
+
+_PIVOTS_MAX = 1024
+_NUMBERS_PER_LISTED = 8
+_LISTED_MOST = 160
+_LISTED_SURPLUS = 1.3
 _LEVELS: Final = 64
 _STEP = 1 / 200
 _ROWS_PER_PIVOT = 48
-_ROWS_LEAST = 16_384
 _TRIED_OF = 8
 _USEFUL = 0.25
 _TRIED_THRESHOLD = 0.95
@@ -75,6 +82,8 @@ class Pivots:
 
     vectors: Floats
     cut: float
+    listed: int
+    """In so many lists a row is, on average: each costs two bytes."""
     error: float
 
     def reach(self, coordinates: Floats, threshold: float) -> Reach | None:
@@ -99,7 +108,7 @@ class Lists:
     slots: Slots
     """All lists, one after the other, each with the nearest rows first."""
     ends: NDArray[np.int32]
-    """Pivots × levels: where in ``slots`` a list ends that goes down to a level."""
+    """For each pivot and level: where in ``slots`` its list ends that goes down to that level."""
     lowest: int
     """The lowest level that all lists have."""
 
@@ -116,23 +125,28 @@ class Lists:
         return self.slots[start : self.ends[reach.pivot, reach.level]].astype(np.intp)
 
 
-def fit_pivots(coordinates: Floats, rows: int, error: float) -> Pivots | None:
+def lists_per_row(dimension: int) -> int:
+    """Return in how many lists a row of so many numbers may be, on average: each is two bytes."""
+    return min(_LISTED_MOST, dimension // _NUMBERS_PER_LISTED)
+
+
+def fit_pivots(coordinates: Floats, rows: int, listed: int, error: float) -> Pivots | None:
     """Return pivots for an index of so many rows, or None where they would not pay.
 
-    ``coordinates`` are those of a sample of the rows, in a basis; ``error`` is what rounding does
-    to a product with one of them. Spherical k-means (Dhillon, Modha, 2001). Whether pivots pay is
-    tried with a part of the sample that they do not know.
+    ``coordinates`` are those of a sample of the rows, in a basis; each row may be in ``listed``
+    lists, on average; ``error`` is what rounding does to a product with a pivot. Spherical k-means
+    (Dhillon, Modha, 2001). Whether pivots pay is tried with rows that they were not fitted to.
     """
-    if rows < _ROWS_LEAST:
+    if not listed:
         return None
     lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
     directions = coordinates / np.maximum(lengths, np.float32(1e-6))
     tried, known = coordinates[::_TRIED_OF], np.delete(directions, np.s_[::_TRIED_OF], axis=0)
-    vectors = _centres(known, min(PIVOTS_MAX, rows // _ROWS_PER_PIVOT, len(known) // 4))
+    vectors = _centres(known, min(_PIVOTS_MAX, rows // _ROWS_PER_PIVOT, len(known) // 4))
     cosines = tried @ vectors.T
-    listed = min(cosines.size, LISTED_PER_ROW * len(tried))
-    cut = float(-np.partition(-cosines.ravel(), listed - 1)[listed - 1])
-    pivots = Pivots(vectors, cut, error)
+    last = min(cosines.size, listed * len(tried)) - 1
+    cut = float(-np.partition(-cosines.ravel(), last)[last])
+    pivots = Pivots(vectors, cut, listed, error)
     within = sum(pivots.reach(each, _TRIED_THRESHOLD) is not None for each in tried)
     return pivots if within >= _USEFUL * len(tried) else None
 
@@ -152,7 +166,7 @@ def make_lists(pivots: Pivots, before: Lists | None, parts: Iterator[Floats]) ->
 class _Gathered:
     """What lists are made of: numbers that say pivot, level (nearest first) and slot, to sort.
 
-    There are never more than ``LISTED_PER_ROW`` a row for long: if there are, the lowest levels go.
+    There are never many more of them than pivots say: if there are, the lowest levels go.
     """
 
     def __init__(self, pivots: Pivots, before: Lists | None) -> None:
@@ -179,21 +193,19 @@ class _Gathered:
         """Take some more rows."""
         cosines = (coordinates @ self._pivots.vectors.T).ravel()
         places = np.flatnonzero(cosines >= self._pivots.cut + self._lowest * _STEP)
-        levels = ((cosines[places] - np.float32(self._pivots.cut)) * np.float32(1 / _STEP)).astype(
-            np.int64
-        )
-        np.clip(levels, 0, _LEVELS - 1, out=levels)
+        above = cosines[places] - np.float32(self._pivots.cut)
+        levels = (above * np.float32(1 / _STEP)).astype(np.int64).clip(0, _LEVELS - 1)
         rows, pivots = np.divmod(places, len(self._pivots.vectors))
-        key = (pivots * _LEVELS + (_LEVELS - 1 - levels) << 16) + (rows + self._rows)
-        self._found.append(key.astype(np.uint32))
+        numbers = (pivots * _LEVELS + _LEVELS - 1 - levels << 16) + rows + self._rows
+        self._found.append(numbers.astype(np.uint32))
         self._counts += np.bincount(levels, minlength=_LEVELS)
         self._rows += len(coordinates)
-        if self._counts.sum() > 2 * _LISTED_MAX * max(self._rows, 4 * _AT_ONCE):
+        if self._counts.sum() > 2 * self._most(max(self._rows, 4 * _AT_ONCE)):
             self._drop()
 
     def lists(self) -> Lists:
         """Sort them into lists."""
-        if self._counts.sum() > _LISTED_MAX * self._rows:
+        if self._counts.sum() > self._most(self._rows):
             self._drop()
         found = np.concatenate(self._found)
         found.sort()
@@ -208,8 +220,11 @@ class _Gathered:
             self._lowest,
         )
 
+    def _most(self, rows: int) -> float:
+        return _LISTED_SURPLUS * self._pivots.listed * rows
+
     def _drop(self) -> None:
-        wanted = LISTED_PER_ROW * self._rows
+        wanted = self._pivots.listed * self._rows
         kept = self._counts[::-1].cumsum()[::-1]
         self._lowest = int((kept > wanted).sum())
         self._counts[: self._lowest] = 0
@@ -232,8 +247,9 @@ def _centres(directions: Floats, count: int) -> Floats:
         sums = np.add.reduceat(directions[order], starts, axis=0)
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         centres[owners] = sums / np.maximum(lengths, np.float32(1e-6))
-    lengths = np.linalg.norm(centres.astype(np.float64), axis=1, keepdims=True)
-    return (centres / np.maximum(lengths, 1e-6)).astype(np.float32)
+    exact = centres.astype(np.float64)
+    exact /= np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-6)
+    return exact.astype(np.float32)
 
 
 def _angle(cosine: float) -> float:

@@ -30,6 +30,9 @@ _COMPUTED_NUMBERS: Final = 32_768
 """To compute rows of so many numbers in full takes no longer than to bound them once more."""
 
 
+_COPIED: Final = 3
+
+
 class _Part(NamedTuple):
     """Some rows of a block that its prefix covers: those of some slots, or all from a slot on."""
 
@@ -117,7 +120,7 @@ class _Group:
     def __init__(self) -> None:
         self.rows = 0
         self._covered = 0
-        self._listed: list[_Part] = []
+        self._listed: list[tuple[_Part, NDArray[np.intp]]] = []
         self._linear: list[_Part] = []
         self._listed_rows = 0
         self._parts: list[_Part] = []
@@ -135,9 +138,10 @@ class _Group:
         start, lists = 0, prefix.lists
         if lists is not None and look.reach is not None:
             slots = lists.within(look.reach)
-            if slots is not None:
+            # To copy a row takes as long as to bound three that follow each other.
+            if slots is not None and _COPIED * len(slots) < lists.rows:
                 start, rows = lists.rows, len(slots)
-                self._listed.append(_Part(block, prefix, slots, 0, rows))
+                self._listed.append((_Part(block, prefix, slots, 0, rows), slots))
                 self._listed_rows += rows
                 self.rows += rows
         if start < covered:
@@ -146,15 +150,15 @@ class _Group:
 
     def bounds(self, look: Floats, out: Floats) -> None:
         """Compute the bounds of the first level."""
-        self._parts = self._listed + self._linear
+        self._parts = [part for part, _ in self._listed] + self._linear
         end = self._listed_rows
         if end:
             rows = np.empty((end, len(look)), np.float32)
             low = 0
-            for part in self._listed:
+            for part, slots in self._listed:
                 high = low + part.rows
                 # "clip", as the default copies twice.
-                part.prefix.first.take(part.slots, axis=0, out=rows[low:high], mode="clip")
+                part.prefix.first.take(slots, axis=0, out=rows[low:high], mode="clip")
                 low = high
             np.dot(rows, look, out=out[:end])
         for part in self._linear:

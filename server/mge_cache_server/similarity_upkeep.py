@@ -12,17 +12,24 @@ import numpy as np
 
 from mge_cache_server.similarity_basis import SAMPLE_ROWS, Basis, fit
 from mge_cache_server.similarity_block import Block, Prefix
-from mge_cache_server.similarity_pivots import Lists
+from mge_cache_server.similarity_pivots import (
+    PIVOT_DIRECTIONS,
+    PIVOT_SAMPLE_ROWS,
+    PIVOTS_ROWS_LEAST,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from mge_cache_server.similarity_basis import Floats
+    from mge_cache_server.similarity_pivots import Lists
 
 PLAIN_ROWS: Final = 1000
 """Up to so many rows the plain product is as fast."""
 
 _PLAIN_ROWS_COMPACT = 256  # float16 rows must be widened before they can be multiplied
 _GROWTH = 4
-_WELL_FITTED_ROWS = 32768
+_WELL_FITTED_ROWS = 4 * SAMPLE_ROWS
 _SEARCHES_TO_JUDGE = 64
 _SURVIVORS_OF_ROWS = 1 / 1000
 _SMALL = 64
@@ -45,15 +52,24 @@ class Fit:
 
     def run(self) -> None:
         """Do it. Rows that were removed may be part of the sample: any basis is right."""
+        with_pivots = not self._compact and self.rows >= PIVOTS_ROWS_LEAST
+        sample = np.concatenate(list(self._sample(SAMPLE_ROWS)))
+        more = PIVOT_DIRECTIONS if with_pivots else 0
+        basis = fit(sample, more, compact=self._compact)
+        if with_pivots:
+            parts = [basis.coordinates(part) for part in self._sample(PIVOT_SAMPLE_ROWS)]
+            basis = basis.with_pivots(np.concatenate(parts), self.rows)
+        self.found = basis
+
+    def _sample(self, wanted: int) -> Iterator[Floats]:
         total = sum(used for _, used in self._blocks)
-        wanted = min(total, SAMPLE_ROWS)
         random = np.random.default_rng(total)
-        samples = []
         for block, used in self._blocks:
-            share = max(1, wanted * used // total)
+            share = max(1, min(total, wanted) * used // total)
             slots = np.sort(random.choice(used, min(used, share), replace=False))
-            samples.append(np.asarray(block.rows.take(slots, axis=0), np.float32))
-        self.found = fit(np.concatenate(samples), 0 if self._compact else self.rows)
+            for low in range(0, len(slots), _COPIED_AT_ONCE):
+                chosen = slots[low : low + _COPIED_AT_ONCE]
+                yield np.asarray(block.rows.take(chosen, axis=0), np.float32)
 
 
 class Rebase:
