@@ -34,7 +34,7 @@ longer than 1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import sqrt
 from typing import Final, TypeAlias
 
@@ -54,10 +54,10 @@ LENGTH_TOLERANCE: Final = 1e-4
 """How far the squared length of a given vector may be from 1; float16 may add 10⁻³."""
 
 # How many directions a prefix has at its first level, and at both. With the length of the rest the
-# first level makes a multiple of four columns, which a product takes together.
+# first level makes a multiple of four columns, which a product takes together. What lists name is
+# little, and is soon computed in full: more columns save the second level.
 _FEW = (15, 35)
 _SOME = (23, 42)
-_SOME_DIMENSIONS = 384
 _MANY = (31, 63)
 _STEPS = np.float32(124)
 _CODE_ERROR = 0.5 + 1e-4  # in steps; with the rounding of what is compared with it
@@ -141,9 +141,14 @@ class Basis:
         """
         listed = lists_per_row(self.matrix.shape[1])
         pivots = fit_pivots(coordinates, rows, listed, _pivot_error(self.matrix))
-        if pivots is None:
-            return replace(self, matrix=np.ascontiguousarray(self.matrix[: self.directions]))
-        return replace(self, pivots=pivots)
+        first, wanted = (self.first, self.directions) if pivots is None else _SOME
+        return Basis(
+            self.matrix if pivots else np.ascontiguousarray(self.matrix[:wanted]),
+            min(first, len(self.matrix)),
+            min(wanted, len(self.matrix)),
+            _rounding(self.matrix[:wanted]),
+            pivots,
+        )
 
     def look(self, query: Floats, threshold: float) -> Look:
         """Return what the bounds of all rows for this unit vector are computed with."""
@@ -171,16 +176,16 @@ def plain_rounding(dimension: int) -> float:
     return 1.1 * _gamma(dimension) + 1e-6
 
 
-def fit(sample: Rows, more: int = 0, *, compact: bool = False) -> Basis:
+def fit(sample: Rows, more: int = 0) -> Basis:
     """Return the basis that fits a sample of unit vectors (one a row, one at least).
 
-    ``more``: how many directions it shall have at least, for pivots; ``compact``: rows take little
-    memory, and so shall their prefixes. Pure, and the same for the same sample: may run in any
-    thread; takes some 20 ms for 8,192 rows of 384 dimensions, with pivots ten times as long.
-    Subspace iteration: Halko, Martinsson, Tropp (2011), algorithm 4.4.
+    ``more``: how many directions it shall have at least, for ``with_pivots``. Pure, and the same
+    for the same sample: may run in any thread; takes some 20 ms for 8,192 rows of 384 dimensions,
+    ten times as long with 192 directions. Subspace iteration: Halko, Martinsson, Tropp (2011),
+    algorithm 4.4.
     """
     part = np.asarray(sample, dtype=np.float32)
-    first, wanted = _levels(part.shape[1], compact=compact)
+    first, wanted = _FEW
     directions, energy = _leading(part, max(wanted, more))
     if energy > _DOMINANT:
         # A common mean: what tells rows apart lies in the directions after it.
@@ -194,12 +199,8 @@ def fit(sample: Rows, more: int = 0, *, compact: bool = False) -> Basis:
 
 def prefix_bytes(dimension: int, *, compact: bool) -> int:
     """Return what is kept of a row for the bounds, and in lists."""
-    first, both = _levels(dimension, compact=compact)
+    first, both = _FEW if compact else _SOME
     return 4 * (first + 1) + both - first + 2 + (0 if compact else 2 * lists_per_row(dimension) + 4)
-
-
-def _levels(dimension: int, *, compact: bool) -> tuple[int, int]:
-    return _FEW if compact or dimension < _SOME_DIMENSIONS else _SOME
 
 
 def _leading(rows: Floats, wanted: int) -> tuple[NDArray[np.float64], float]:

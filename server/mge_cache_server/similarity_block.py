@@ -38,7 +38,11 @@ _LISTED_AT_ONCE = 256
 
 @dataclass(slots=True, eq=False)
 class Prefix:
-    """The leading coordinates of a block's rows, a row in each row."""
+    """The leading coordinates of a block's rows.
+
+    ``first`` holds a coordinate of all rows in each of its rows, for that is what is scanned; with
+    pivots a row in each of its rows, as ``second`` does, for that is what is picked from.
+    """
 
     basis: Basis
     first: Floats
@@ -52,9 +56,10 @@ class Prefix:
     def empty(cls, basis: Basis, capacity: int) -> Prefix:
         """Return room for ``capacity`` rows."""
         others = basis.directions - basis.first
+        shape = (capacity, basis.first + 1)
         return cls(
             basis,
-            np.empty((capacity, basis.first + 1), np.float32),
+            np.empty(shape if basis.pivots else shape[::-1], np.float32),
             np.empty((capacity, others + 2), np.int8),
         )
 
@@ -63,12 +68,27 @@ class Prefix:
         for low in range(self.filled, stop, _APPENDED_AT_ONCE):
             high = min(stop, low + _APPENDED_AT_ONCE)
             part = np.asarray(rows[low:high], np.float32)
-            self.first[low:high], self.second[low:high] = self.basis.project(part)
+            first, self.second[low:high] = self.basis.project(part)
+            if self.basis.pivots:
+                self.first[low:high] = first
+            else:
+                self.first[:, low:high] = first.T
             self.filled = high
 
     def bury(self, slots: int | NDArray[np.intp]) -> None:
         """See to it that no scan finds these slots. Needless for correct answers."""
-        self.first[slots, -1] = _NEVER
+        if self.basis.pivots:
+            self.first[slots, -1] = _NEVER
+        else:
+            self.first[-1, slots] = _NEVER
+
+    def bound(self, start: int, stop: int, look: Floats, out: Floats) -> None:
+        """Compute the bounds of the rows from one slot to another, at the first level."""
+        if self.basis.pivots:
+            np.dot(self.first[start:stop], look, out=out)
+        else:
+            # Not dot: it copies what is not contiguous, and that takes longer than the product.
+            np.matmul(look, self.first[:, start:stop], out=out)
 
 
 class Block:
@@ -120,7 +140,7 @@ class Block:
         lists = 0
         width: int = self.rows.itemsize * self.rows.shape[1] + BOOKKEEPING_BYTES
         if self.prefix is not None:
-            width += 4 * self.prefix.first.shape[1] + self.prefix.second.shape[1]
+            width += 4 * (self.prefix.basis.first + 1) + self.prefix.second.shape[1]
             lists = self.prefix.lists.size_bytes if self.prefix.lists else 0
         return self.used * width + lists
 

@@ -163,8 +163,7 @@ class _Group:
             np.dot(rows, look, out=out[:end])
         for part in self._linear:
             start, end = end, end + part.rows
-            first = part.prefix.first[part.start : part.start + part.rows]
-            np.dot(first, look, out=out[start:end])
+            part.prefix.bound(part.start, part.start + part.rows, look, out[start:end])
 
     @property
     def blocks(self) -> list[Block]:

@@ -54,8 +54,7 @@ class Fit:
         """Do it. Rows that were removed may be part of the sample: any basis is right."""
         with_pivots = not self._compact and self.rows >= PIVOTS_ROWS_LEAST
         sample = np.concatenate(list(self._sample(SAMPLE_ROWS)))
-        more = PIVOT_DIRECTIONS if with_pivots else 0
-        basis = fit(sample, more, compact=self._compact)
+        basis = fit(sample, PIVOT_DIRECTIONS if with_pivots else 0)
         if with_pivots:
             parts = [basis.coordinates(part) for part in self._sample(PIVOT_SAMPLE_ROWS)]
             basis = basis.with_pivots(np.concatenate(parts), self.rows)

@@ -83,6 +83,7 @@ class Figures:
     p99_s: float
     add_s: float
     extend_s: float
+    upkeep_s: float
     row_bytes: float
     recall: float
     hits: int
@@ -137,7 +138,7 @@ def measure(case: Case, vectors: Floats, rounds: int) -> Figures:
     """Fill an index and search it."""
     queries, rows = vectors[:QUERIES], extended(vectors[QUERIES:], case.rows)
     index = SimilarityIndex(case.dimension, compact=case.compact)
-    extend_s = fill(index, rows)
+    extend_s, upkeep_s = fill(index, rows)
     products_s, searches_s, right, hits, computed = [], [], 0, 0, []
     for number in range(rounds):
         query = queries[number % QUERIES]
@@ -163,6 +164,7 @@ def measure(case: Case, vectors: Floats, rounds: int) -> Figures:
         p99_s=float(np.percentile(searches_s, 99)),
         add_s=adding(index, queries),
         extend_s=extend_s,
+        upkeep_s=upkeep_s,
         row_bytes=index.size_bytes / index.rows,
         recall=right / rounds,
         hits=hits,
@@ -170,19 +172,21 @@ def measure(case: Case, vectors: Floats, rounds: int) -> Figures:
     )
 
 
-def fill(index: SimilarityIndex, rows: Floats) -> float:
-    """Add all rows in bulk and do what is due meanwhile; return the seconds a row."""
-    spent_s = 0.0
+def fill(index: SimilarityIndex, rows: Floats) -> tuple[float, float]:
+    """Add all rows in bulk and do what is due meanwhile; return the seconds a row of both."""
+    spent_s = upkeep_s = 0.0
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         part = rows[start : start + _ROWS_AT_ONCE]
         keys = [number.to_bytes(32, "big") for number in range(start, start + len(part))]
         started_s = time.thread_time()
         index.extend(keys, part, [FAR_S] * len(part))
-        spent_s += time.thread_time() - started_s
+        extended_s = time.thread_time()
         while (work := index.due()) is not None:
             work.run()
             index.settle(work)
-    return spent_s / len(rows)
+        spent_s += extended_s - started_s
+        upkeep_s += time.thread_time() - extended_s
+    return spent_s / len(rows), upkeep_s / len(rows)
 
 
 def adding(index: SimilarityIndex, vectors: Floats) -> float:
@@ -213,7 +217,16 @@ def table(found: list[tuple[Case, Figures]]) -> Table:
         box=box.SIMPLE_HEAD,
     )
     drawn.add_column("rows", no_wrap=True)
-    headings = ("X @ q ms", "search ms", "p99 ms", "ratio", "wanted", "add µs", "bulk µs")
+    headings = (
+        "X @ q ms",
+        "search ms",
+        "p99 ms",
+        "ratio",
+        "wanted",
+        "add µs",
+        "bulk µs",
+        "upkeep µs",
+    )
     for heading in (*headings, "bytes a row", "computed", "hits", "recall", "missed"):
         drawn.add_column(heading, justify="right")
     for case, it in found:
@@ -226,6 +239,7 @@ def table(found: list[tuple[Case, Figures]]) -> Table:
             f"≥ {case.ratio:g}" if case.ratio else "",
             f"{it.add_s * 1e6:.1f}",
             f"{it.extend_s * 1e6:.1f}",
+            f"{it.upkeep_s * 1e6:.1f}",
             f"{it.row_bytes:.0f} ({it.row_bytes / 4 / case.dimension:.0%})",
             f"{it.computed:.1f}",
             str(it.hits),
