@@ -1,13 +1,14 @@
 """The most similar stored vector, if it is similar enough: exact, at a fraction of a full product.
 
-An index holds the unit vectors of one partition in blocks. A search of many rows looks only at those
-that lists name around the pivot nearest to the query, if they reach so far (``similarity_pivots``
-has the proof), and else at all. It bounds their cosines by their coordinates in a few leading
-directions (``similarity_basis`` has the proof), where many are left by some more in bytes, and
-computes the few that may still win, best bound first, in float64 in the end: it returns the most similar live row that the caller admits if and only if its cosine is not
-below the threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in
-float32 (10⁻⁷ from the caller's), or, in compact mode, these rounded to float16, which moves a
-cosine by 5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
+An index holds the unit vectors of one partition in blocks. A search among many rows looks only at
+those that lists name around the pivot nearest to the query, if lists reach so far
+(``similarity_pivots`` has the proof), and else at all. It bounds their cosines by their coordinates
+in a few leading directions (``similarity_basis`` has the proof), where many are left by some more in
+bytes, and computes the few that may still win, best bound first, in float64 in the end: it returns
+the most similar live row that the caller admits if and only if its cosine is not below the
+threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in float32 (10⁻⁷
+from the caller's), or, in compact mode, these rounded to float16, which moves a cosine by 5·10⁻⁴ at
+most and by some 10⁻⁵ as a rule.
 
 Threads: one thread (the event loop's) owns the index and calls everything. ``search``, and
 ``run`` of what ``due`` returned, may be called by any other threads at the same time, and never
