@@ -3,9 +3,9 @@
 An index holds the unit vectors of one partition in blocks. A search among many rows looks only at
 those that lists name around the pivot nearest to the query, if lists reach so far
 (``similarity_pivots`` has the proof), and else at all. It bounds their cosines by their coordinates
-in a few leading directions (``similarity_basis`` has the proof), where many are left by some more in
-bytes, and computes the few that may still win, best bound first, in float64 in the end: it returns
-the most similar live row that the caller admits if and only if its cosine is not below the
+in a few leading directions (``similarity_basis`` has the proof), where many are left by some more
+in bytes, and computes the few that may still win, best bound first, in float64 in the end: it
+returns the most similar live row that the caller admits if and only if its cosine is not below the
 threshold. "Cosine" is the product of the vectors as they are kept: unit vectors in float32 (10⁻⁷
 from the caller's), or, in compact mode, these rounded to float16, which moves a cosine by 5·10⁻⁴ at
 most and by some 10⁻⁵ as a rule.
