@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from mge_cache_server.rag_index import READ_BYTES, PartitionIndex, Surroundings
+from mge_cache_server.rag_index import READ_BYTES, Fullness, PartitionIndex, Surroundings
 from tests.unit.partitions import FAR_S, GatedExecutor, Scene, partition, some
 from tests.unit.scene import Gate, digest, turns
 from tests.waiting import eventually
@@ -64,7 +64,14 @@ async def test_rows_are_found_while_upkeep_is_under_way(tender: GatedExecutor) -
     """Fitting, projecting and compacting happen in the tender's thread; nobody waits for it."""
     scene = Scene()
     around = Surroundings(
-        scene.store, scene.bounds, tender, lambda *_: None, lambda: None, scene.clock
+        scene.store,
+        scene.bounds,
+        Fullness(),
+        tender,
+        lambda *_: None,
+        lambda: None,
+        scene.rest,
+        scene.clock,
     )
     found = PartitionIndex(partition(), 0, around)
     index, rows = found.index, some(2200)
