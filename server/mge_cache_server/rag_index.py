@@ -221,15 +221,18 @@ class PartitionIndex:
                 packed.append(vector)
                 expires_s.append(asked_s + row.remaining_s)
         vectors = matrix(b"".join(packed), self._partition.dimension)
-        good = of_unit_length(vectors)
-        if len(good) < len(vectors):
-            # Somebody else has written here.
+        try:
+            self.index.extend(digests, vectors, expires_s)
+        except ValueError:
+            # Somebody else has written here what is not of unit length.
+            good = of_unit_length(vectors)
             for _ in range(len(vectors) - len(good)):
                 self._failed("decode")
-            digests = [digests[place] for place in good]
-            expires_s = [expires_s[place] for place in good]
-            vectors = vectors[good]
-        self.index.extend(digests, vectors, expires_s)
+            self.index.extend(
+                [digests[place] for place in good],
+                vectors[good],
+                [expires_s[place] for place in good],
+            )
 
     def _count(self) -> None:
         rows = self.index.rows

@@ -6,6 +6,7 @@ Belongs to the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -60,3 +61,4 @@ def _load_libraries() -> None:
     # One query has one thread: more would take the cores from the application in the pod.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import_module("mge_cache_server.rag_vectors")
+    gc.freeze()  # as after the start: numpy stays, and going through it would take milliseconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shlex
@@ -47,6 +48,7 @@ def serve(config: Path | None, **flags: str | bool | None) -> None:
     """
     import uvloop  # noqa: PLC0415 (the docs are built without it)
 
+    gc.disable()  # until all is there that stays: see _settle_down
     settings = read_settings(config, flags)
     configure_logging(level=settings.log_level, form=settings.log_format)
     uvloop.run(_serve(settings))
@@ -81,6 +83,7 @@ async def _run(settings: Settings) -> None:
         await asyncio.wait((starting, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            _settle_down()
             _announce(app, settings)
             await _linger(app, await asked_to_stop, settings.shutdown_delay_s)
         _log.info("stopping")
@@ -89,6 +92,15 @@ async def _run(settings: Settings) -> None:
         await asyncio.wait((starting,))
         await app.stop()
     _log.info("stopped")
+
+
+def _settle_down() -> None:
+    """Have the garbage collector look at new objects only.
+
+    Going through all that the imports have left takes 20 to 60 ms, in which nobody is answered.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 async def _linger(app: App, asked_by: signal.Signals, delay_s: float) -> None:
