@@ -10,8 +10,8 @@ cosine by 5·10⁻⁴ at most and by some 10⁻⁵ as a rule.
 
 Threads: one thread (the event loop's) owns the index and calls everything. ``search``, and
 ``run`` of what ``due`` or ``room`` returned, may be called by any other threads at the same time,
-and never wait. A search sees every row that was added before it began and is not removed before it ends; it
-may or may not see what is added or removed meanwhile.
+and never wait. A search sees every row that was added before it began and is not removed before it
+ends; it may or may not see what is added or removed meanwhile.
 
 Only this module and its neighbours ``similarity_*`` import numpy, which takes 20 MB: import them
 at first use, with OPENBLAS_NUM_THREADS=1 set before (a product is too small to share).
