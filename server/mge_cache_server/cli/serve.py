@@ -48,7 +48,6 @@ def serve(config: Path | None, **flags: str | bool | None) -> None:
     """
     import uvloop  # noqa: PLC0415 (the docs are built without it)
 
-    gc.disable()  # until all is there that stays: see _settle_down
     settings = read_settings(config, flags)
     configure_logging(level=settings.log_level, form=settings.log_format)
     uvloop.run(_serve(settings))
@@ -73,6 +72,7 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _run(settings: Settings) -> None:
+    gc.disable()  # until all is there that stays: see _settle_down
     from mge_cache_server.app import build  # noqa: PLC0415
 
     asked_to_stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
@@ -88,6 +88,7 @@ async def _run(settings: Settings) -> None:
             await _linger(app, await asked_to_stop, settings.shutdown_delay_s)
         _log.info("stopping")
     finally:
+        gc.enable()
         starting.cancel()
         await asyncio.wait((starting,))
         await app.stop()
