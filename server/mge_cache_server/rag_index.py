@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mge_cache_server import rag_codec
 from mge_cache_server.codec import RecordError
@@ -80,6 +80,14 @@ class Surroundings:
     now: Callable[[], float]
 
 
+class _Found(NamedTuple):
+    """Rows as they were read."""
+
+    digests: list[bytes]
+    vectors: list[memoryview]
+    expires_s: list[float]
+
+
 class PartitionIndex:
     """A partition's rows, without those whose entries are older than ``floor`` (a tick)."""
 
@@ -101,6 +109,8 @@ class PartitionIndex:
         self._stale = True
         self._retry_s = around.now()
         self._wanted: set[bytes] = set()
+        self._seen = 0
+        self._kept = 0
         self._filling: asyncio.Task[None] | None = None
         self._tending: asyncio.Task[None] | None = None
 
@@ -140,7 +150,7 @@ class PartitionIndex:
         self.index.expire()
         self._count()
         if self._tending is None or self._tending.done():
-            work = self.index.due(len(self._wanted))
+            work = self.index.due(self._coming())
             if work is not None:
                 self._tending = asyncio.get_running_loop().create_task(self._work(work))
 
@@ -183,33 +193,35 @@ class PartitionIndex:
             await self._around.rest()
 
     async def _fetch(self) -> None:
-        await self._prepare()
+        if self._tending is not None and not self._tending.done():
+            await asyncio.wait([self._tending])
         count = max(1, READ_BYTES // (self._partition.dimension * rag_codec.FLOAT_BYTES))
         digests = [self._wanted.pop() for _ in range(min(count, len(self._wanted)))]
         asked_s = self._around.now()
         rows = await self._around.store.read_rows(self._partition.key, digests)
-        self._take(rows, asked_s)
+        found = self._unpack(rows, asked_s)
+        self._seen += len(rows)
+        self._kept += len(found.digests)
+        await self._make_room(len(found.digests) + self._coming())
+        self._take(found)
         self._count()
         self._around.grown()
         self.tend()
         if self._wanted:
             await self._around.rest()
 
-    async def _prepare(self) -> None:
-        """Let upkeep end, and get memory for the rows to come."""
-        if self._tending is not None and not self._tending.done():
-            await asyncio.wait([self._tending])
-        room = self.index.room(len(self._wanted))
+    def _coming(self) -> int:
+        """Guess how many rows will be added soon: after an invalidation, most may be too old."""
+        return len(self._wanted) * self._kept // max(1, self._seen)
+
+    async def _make_room(self, coming: int) -> None:
+        room = self.index.room(coming)
         if room is not None:
             await asyncio.get_running_loop().run_in_executor(self._around.tender, room.run)
             self.index.use(room)
 
-    def _take(self, rows: list[Row], asked_s: float) -> None:
-        from mge_cache_server.rag_vectors import matrix, of_unit_length  # noqa: PLC0415 - numpy
-
-        digests: list[bytes] = []
-        packed: list[memoryview] = []
-        expires_s: list[float] = []
+    def _unpack(self, rows: list[Row], asked_s: float) -> _Found:
+        found = _Found([], [], [])
         for row in rows:
             try:
                 tick, vector = rag_codec.unpack_row(row.content, self._partition.dimension)
@@ -217,21 +229,26 @@ class PartitionIndex:
                 self._failed("decode")
                 continue
             if tick >= self.floor:
-                digests.append(row.digest)
-                packed.append(vector)
-                expires_s.append(asked_s + row.remaining_s)
-        vectors = matrix(b"".join(packed), self._partition.dimension)
+                found.digests.append(row.digest)
+                found.vectors.append(vector)
+                found.expires_s.append(asked_s + row.remaining_s)
+        return found
+
+    def _take(self, found: _Found) -> None:
+        from mge_cache_server.rag_vectors import matrix, of_unit_length  # noqa: PLC0415 - numpy
+
+        vectors = matrix(b"".join(found.vectors), self._partition.dimension)
         try:
-            self.index.extend(digests, vectors, expires_s)
+            self.index.extend(found.digests, vectors, found.expires_s)
         except ValueError:
             # Somebody else has written here what is not of unit length.
             good = of_unit_length(vectors)
             for _ in range(len(vectors) - len(good)):
                 self._failed("decode")
             self.index.extend(
-                [digests[place] for place in good],
+                [found.digests[place] for place in good],
                 vectors[good],
-                [expires_s[place] for place in good],
+                [found.expires_s[place] for place in good],
             )
 
     def _count(self) -> None:
@@ -247,7 +264,7 @@ class PartitionIndex:
                 await loop.run_in_executor(self._around.tender, work.run)
             finally:
                 self.index.settle(work)
-            work = self.index.due(len(self._wanted))
+            work = self.index.due(self._coming())
 
     def _failed(self, operation: str) -> None:
         self._around.failed(self._partition.key.namespace, operation)
