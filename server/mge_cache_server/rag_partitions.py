@@ -13,19 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import ThreadPoolExecutor
-from math import ceil
 from typing import TYPE_CHECKING
 
 from mge_cache_server.errors import StoreError
 from mge_cache_server.rag_codec import pack_row
-from mge_cache_server.rag_index import Bounds, PartitionIndex, Surroundings
-from mge_cache_server.rag_thread import SearchThread
+from mge_cache_server.rag_index import Bounds, Fullness, PartitionIndex, Surroundings
+from mge_cache_server.rag_thread import SearchThread, background_thread
 from mge_cache_server.statistics import RagIndexStatistics
 from mge_cache_server.store import Row
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from mge_cache_server.epochs import Epochs
     from mge_cache_server.model import EntryKey, Partition
@@ -41,8 +39,18 @@ _COMPACT_SLACK = 6e-4
 """By how much float16 rows may hide a cosine; what is found is verified in float32."""
 
 
+_REST_S = 0.001
+
+
+async def _rest() -> None:
+    await asyncio.sleep(_REST_S)
+
+
 class Partitions:
-    """Implements ``Neighbours``. ``failed(namespace, operation)`` is told of failures."""
+    """Implements ``Neighbours``. ``failed(namespace, operation)`` is told of failures.
+
+    ``rest()`` is awaited between two pages of a load.
+    """
 
     def __init__(
         self,
@@ -51,6 +59,7 @@ class Partitions:
         *,
         bounds: Bounds,
         failed: Callable[[str, str], None],
+        rest: Callable[[], Awaitable[None]] = _rest,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_bytes = bounds.bytes_max
@@ -59,8 +68,11 @@ class Partitions:
         self._now = now
         self._slack = _COMPACT_SLACK if bounds.compact else 0.0
         self.thread = SearchThread()
-        self._tender = ThreadPoolExecutor(1, "mge-tend")  # so that no search waits for upkeep
-        self._around = Surroundings(store, bounds, self._tender, failed, self._bound, now)
+        self._tender = background_thread("mge-tend")  # so that no search waits for upkeep
+        self._fullness = Fullness()
+        self._around = Surroundings(
+            *(store, bounds, self._fullness, self._tender, failed, self._bound, rest, now)
+        )
         self._partitions: dict[EntryKey, PartitionIndex] = {}  # the one used last is the last
         self._left_out = 0
 
@@ -139,7 +151,7 @@ class Partitions:
     def add(self, partition: Partition, digest: bytes, vector: Floats, ttl_s: float) -> None:
         """Add a row that this sidecar stores."""
         found = self._of(partition)
-        found.index.add(digest, vector, expires_s=self._now() + ttl_s)
+        found.add(digest, vector, self._now() + ttl_s)
         self._bound()
         found.tend()
 
@@ -147,7 +159,7 @@ class Partitions:
         """Forget a row whose entry is dead."""
         found = self._partitions.get(partition.key)
         if found is not None:
-            found.index.remove(digest)
+            found.drop(digest)
 
     def row_stored(self, event: RowStored) -> None:
         """Take note of a row that was put into the store."""
@@ -189,10 +201,12 @@ class Partitions:
         partition.end()
 
     def _bound(self) -> None:
-        # Each index by itself keeps the bounds; that all of them together do is seen to here.
+        # Each index by itself keeps the bounds; that all of them together do is seen to here. As
+        # many rows leave at once, it is not often that all partitions are looked at.
+        if self._fullness.excess <= 0:
+            return
         for each in self._partitions.values():
-            excess = sum(other.fullness for other in self._partitions.values()) - 1
-            if excess <= 0:
-                return
-            self._left_out += len(each.index.shed(ceil(excess * each.index.rows_max)))
+            self._left_out += each.shed(self._fullness.excess)
             each.tend()
+            if self._fullness.excess <= 0:
+                return

@@ -1,4 +1,4 @@
-"""The thread in which searches run that would hold up the event loop.
+"""The threads for what would hold up the event loop: searches, and work that nobody waits for.
 
 Belongs to the event loop's thread.
 """
@@ -6,18 +6,31 @@ Belongs to the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib import import_module
+from threading import get_native_id
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _INLINE_NUMBERS = 1_000_000
-_SWITCH_S = 0.0005
+_SWITCH_S = 0.0001
+_GIVES_WAY = 10
 _T = TypeVar("_T")
+
+
+def background_thread(name: str) -> ThreadPoolExecutor:
+    """Make a thread that gets a processor only as far as the other threads leave one.
+
+    On Linux. Without that, a thread that computes for long makes the event loop, and whoever waits
+    for its answers, wait for three milliseconds at a time where there are few processors.
+    """
+    return ThreadPoolExecutor(1, name, initializer=_give_way)
 
 
 class SearchThread:
@@ -25,20 +38,18 @@ class SearchThread:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "mge-search")
-        self._ready = False
         self._loading: asyncio.Task[None] | None = None
 
     def is_ready(self) -> bool:
         """Whether the libraries are there; if not, they are loaded from now on."""
-        if not self._ready and self._loading is None:
-            self._loading = asyncio.get_running_loop().create_task(self.ready())
-        return self._ready
+        return self._load().done()
 
     async def ready(self) -> None:
         """Load the libraries at the first use: a tenth of a second, not on the event loop."""
-        if not self._ready:
-            await asyncio.get_running_loop().run_in_executor(self._executor, _load_libraries)
-            self._ready = True
+        loading = self._load()
+        if not loading.done():
+            await asyncio.shield(loading)
+        loading.result()
 
     async def compute(self, numbers: int, call: Callable[[], _T]) -> _T:
         """Call something that looks at so many numbers, in the thread if they are many."""
@@ -52,11 +63,28 @@ class SearchThread:
             await asyncio.wait([self._loading])
         self._executor.shutdown(cancel_futures=True)
 
+    def _load(self) -> asyncio.Task[None]:
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().create_task(_in_background())
+        return self._loading
+
+
+async def _in_background() -> None:
+    with background_thread("mge-import") as thread:
+        await asyncio.get_running_loop().run_in_executor(thread, _load_libraries)
+
+
+def _give_way() -> None:
+    if sys.platform == "linux":  # elsewhere it would be the whole process that gives way
+        with suppress(PermissionError):  # a sandbox may not like it; it is for speed only
+            os.setpriority(os.PRIO_PROCESS, get_native_id(), _GIVES_WAY)
+
 
 def _load_libraries() -> None:
     # The event loop's thread waits so long for a thread that runs Python code, as it does for the
-    # import; by default it is ten times as much, and most of other calls' p99.
+    # import; by default it is fifty times as much, and most of other calls' p99.
     sys.setswitchinterval(_SWITCH_S)
     # One query has one thread: more would take the cores from the application in the pod.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import_module("mge_cache_server.rag_vectors")
+    gc.freeze()  # as after the start: numpy stays, and going through it would take milliseconds

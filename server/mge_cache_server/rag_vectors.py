@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mge_cache_server.rag_rerank import certifiable_radius, is_certified, rerank
-from mge_cache_server.similarity import normalise
+from mge_cache_server.similarity import are_unit_vectors, normalise
 
 if TYPE_CHECKING:
     from mge_cache_server.model import Retrieval
@@ -38,6 +38,11 @@ def matrix(packed: bytes, dimension: int) -> Floats:
 def have_direction(rows: Floats) -> bool:
     """Say whether all numbers are finite, and no row is zero."""
     return bool(np.isfinite(rows).all() and rows.any(axis=1).all())
+
+
+def of_unit_length(rows: Floats) -> list[int]:
+    """Return the places of the rows that an index takes."""
+    return are_unit_vectors(rows).nonzero()[0].tolist()
 
 
 def cosine(unit_vector: Floats, packed: bytes) -> float:

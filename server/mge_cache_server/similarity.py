@@ -11,9 +11,9 @@ from the caller's), or, in compact mode, these rounded to float16, which moves a
 most and by some 10⁻⁵ as a rule.
 
 Threads: one thread (the event loop's) owns the index and calls everything. ``search``, and
-``run`` of what ``due`` returned, may be called by any other threads at the same time, and never
-wait. A search sees every row that was added before it began and is not removed before it ends; it
-may or may not see what is added or removed meanwhile.
+``run`` of what ``due`` or ``room`` returned, may be called by any other threads at the same time,
+and never wait. A search sees every row that was added before it began and is not removed before it
+ends; it may or may not see what is added or removed meanwhile.
 
 Only this module and its neighbours ``similarity_*`` import numpy, which takes 20 MB: import them
 at first use, with OPENBLAS_NUM_THREADS=1 set before (a product is too small to share).
@@ -31,19 +31,21 @@ from mge_cache_server.similarity_basis import LENGTH_TOLERANCE, Floats, prefix_b
 from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block
 from mge_cache_server.similarity_scan import SCANNED_AT_ONCE, Scan
 from mge_cache_server.similarity_survivors import Match
-from mge_cache_server.similarity_upkeep import Upkeep, Work
+from mge_cache_server.similarity_upkeep import Upkeep
+from mge_cache_server.similarity_work import Room, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Match", "SimilarityIndex", "Work", "normalise"]
+__all__ = ["Match", "SimilarityIndex", "Work", "are_unit_vectors", "normalise"]
 
 DIMENSIONS_MAX: Final = 16_384
 
 _BLOCK_BYTES = 96 << 20
 _BLOCK_ROWS = (256, 65_536)
+_ROOM_AHEAD = 2048
 _SHED_AT_ONCE = 256
 _NOT_UNIT = "a vector of {} numbers and unit length is needed"
 
@@ -66,6 +68,14 @@ def normalise(vector: ArrayLike, dimension: int | None = None) -> Floats:
         raise ValueError("the embedding is zero")
     scaled = given / largest
     return (scaled / np.sqrt(scaled @ scaled)).astype(np.float32)
+
+
+def are_unit_vectors(rows: Floats) -> NDArray[np.bool_]:
+    """Say of each row whether it is finite and of unit length, as the index wants it."""
+    with np.errstate(over="ignore"):
+        lengths = np.einsum("ij,ij->i", rows, rows)
+    unit: NDArray[np.bool_] = np.abs(lengths - 1) <= LENGTH_TOLERANCE
+    return unit
 
 
 class SimilarityIndex:
@@ -102,6 +112,7 @@ class SimilarityIndex:
         self._block_rows = max(_BLOCK_ROWS[0], min(_BLOCK_ROWS[1], _BLOCK_BYTES // row_bytes))
         self._now = now
         self._blocks: tuple[Block, ...] = ()
+        self._reserved: Block | None = None
         self._upkeep = Upkeep(compact=compact)
         # Room for bounds, one for each search under way: a new one each time costs page faults.
         self._scratches: list[Floats] = []
@@ -149,8 +160,7 @@ class SimilarityIndex:
         """
         if vectors.shape != (len(keys), self.dimension) or len(expires_s) != len(keys):
             raise ValueError(f"each row needs a key, {self.dimension} numbers and a time")
-        lengths = np.einsum("ij,ij->i", vectors, vectors)
-        if not (np.abs(lengths - 1) <= LENGTH_TOLERANCE).all():
+        if not are_unit_vectors(vectors).all():
             raise ValueError(_NOT_UNIT.format(self.dimension))
         times_s = np.asarray(expires_s, np.float64)
         for key in keys:
@@ -219,14 +229,16 @@ class SimilarityIndex:
             return None
         return survivors.best(query, threshold, admits, self._now())
 
-    def due(self) -> Work | None:
+    def due(self, coming: int = 0) -> Work | None:
         """Return the next thing to do for speed or memory, if there is any.
 
-        The caller has its ``run`` called in a thread of its choice (it takes up to a tenth of a
-        second), then calls ``settle``. Nothing goes wrong where that is late or never happens,
-        but the index may be slow and may keep what was removed. One at a time: None meanwhile.
+        ``coming`` rows will be added soon, of the same kind: what can be done better or cheaper
+        with them waits. The caller has its ``run`` called in a thread of its choice (it takes up to
+        a tenth of a second), then calls ``settle``. Nothing goes wrong where that is late or never
+        happens, but the index may be slow and may keep what was removed. One at a time: None
+        meanwhile.
         """
-        return self._upkeep.due(self._blocks, self._block_rows)
+        return self._upkeep.due(self._blocks, self._block_rows, coming)
 
     def settle(self, work: Work) -> None:
         """Take over what ``work.run`` found, in well under a millisecond.
@@ -236,15 +248,35 @@ class SimilarityIndex:
         self._blocks = self._upkeep.settle(work, self._blocks)
         self._scratches.clear()
 
+    def room(self, coming: int) -> Room | None:
+        """Return the work that makes room for rows that are coming; None: not needed now.
+
+        As with ``due``, have its ``run`` called in any thread, then call ``use``. Rows are added
+        without it, too: then the first to touch new memory waits for it, often a fifth of a
+        millisecond, five where the machine itself has to get it from its host.
+        """
+        last = self._blocks[-1] if self._blocks else None
+        free = last.capacity - last.used if last is not None else 0
+        rows = min(coming, self.rows_max) - free
+        if self._reserved is not None or free >= _ROOM_AHEAD or rows < _BLOCK_ROWS[0]:
+            return None
+        return Room(min(rows, self._block_rows), self.dimension, self._dtype, self._upkeep.basis)
+
+    def use(self, room: Room) -> None:
+        """Take what ``room.run`` has made, as soon as the rows that are there fill their blocks."""
+        self._reserved = room.found
+
     def _open_block(self) -> Block:
         blocks = self._blocks
         if blocks and not blocks[-1].is_full:
             return blocks[-1]
-        # Few blocks for the time of searches, small ones at first for their memory.
-        capacity = 3 * sum(block.capacity for block in blocks)
-        capacity = max(_BLOCK_ROWS[0], min(self._block_rows, capacity))
-        rows = np.empty((capacity, self.dimension), self._dtype)
-        block = Block(rows, self._upkeep.basis)
+        block, self._reserved = self._reserved, None
+        if block is None:
+            # Few blocks for the time of searches, small ones at first for their memory.
+            capacity = 3 * sum(block.capacity for block in blocks)
+            capacity = max(_BLOCK_ROWS[0], min(self._block_rows, capacity))
+            rows = np.empty((capacity, self.dimension), self._dtype)
+            block = Block(rows, self._upkeep.basis)
         self._blocks = (*(each for each in blocks if each.live), block)
         return block
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -32,6 +32,7 @@ BOOKKEEPING_BYTES: Final = 58
 _NEVER = np.float32(-1e9)  # in place of a residual's length: the bound is far below any threshold
 _PARTS = 256
 _PENDING = 32
+_PAGE_BYTES = 4096
 _APPENDED_AT_ONCE = 2048
 _LISTED_AT_ONCE = 256
 
@@ -74,6 +75,12 @@ class Prefix:
             else:
                 self.first[:, low:high] = first.T
             self.filled = high
+
+    def touch(self) -> None:
+        """Write into each page in which no row is yet."""
+        rest = self.first[self.filled :] if self.basis.pivots else self.first[:, self.filled :]
+        for memory in (self.second[self.filled :], *([rest] if self.basis.pivots else rest)):
+            touch(memory)
 
     def bury(self, slots: int | NDArray[np.intp]) -> None:
         """See to it that no scan finds these slots. Needless for correct answers."""
@@ -258,3 +265,8 @@ class Block:
         prefix.fill(self.rows, self.used)
         if self.live < self.used:
             prefix.bury(start + np.flatnonzero(~self.alive[start : self.used]))
+
+
+def touch(memory: NDArray[Any]) -> None:
+    """Write into each page of contiguous memory, without Python's lock."""
+    memory.reshape(-1)[:: _PAGE_BYTES // memory.itemsize] = 0

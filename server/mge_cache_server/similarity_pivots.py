@@ -57,6 +57,7 @@ _LISTED_SURPLUS = 1.3
 _LEVELS: Final = 64
 _STEP = 1 / 200
 _ROWS_PER_PIVOT = 48
+_KNOWN_PER_PIVOT = 16
 _TRIED_OF = 8
 _USEFUL = 0.25
 _TRIED_THRESHOLD = 0.95
@@ -142,7 +143,9 @@ def fit_pivots(coordinates: Floats, rows: int, listed: int, error: float) -> Piv
     lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
     directions = coordinates / np.maximum(lengths, np.float32(1e-6))
     tried, known = coordinates[::_TRIED_OF], np.delete(directions, np.s_[::_TRIED_OF], axis=0)
-    vectors = _centres(known, min(_PIVOTS_MAX, rows // _ROWS_PER_PIVOT, len(known) // 4))
+    vectors = _centres(
+        known, min(_PIVOTS_MAX, rows // _ROWS_PER_PIVOT, len(known) // _KNOWN_PER_PIVOT)
+    )
     cosines = tried @ vectors.T
     last = min(cosines.size, listed * len(tried)) - 1
     cut = float(-np.partition(-cosines.ravel(), last)[last])

@@ -1,28 +1,23 @@
-"""What keeps an index fast and small: fitting its basis, moving its blocks to it, compacting them.
+"""What keeps an index fast and small: knows when which work is due, and takes over what it found.
 
-Each is a piece of work that any thread may run while the index is used, and that the index's own
-thread then settles.
+Each is a piece of work (``similarity_work``) that any thread may run while the index is used, and
+that the index's own thread then settles.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
-from mge_cache_server.similarity_basis import SAMPLE_ROWS, Basis, fit
-from mge_cache_server.similarity_block import Block, Prefix
-from mge_cache_server.similarity_pivots import (
-    PIVOT_DIRECTIONS,
-    PIVOT_SAMPLE_ROWS,
-    PIVOTS_ROWS_LEAST,
-)
+from mge_cache_server.similarity_basis import SAMPLE_ROWS
+from mge_cache_server.similarity_pivots import PIVOT_SAMPLE_ROWS
+from mge_cache_server.similarity_work import Compaction, Fit, Listing, Rebase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from mge_cache_server.similarity_basis import Floats
-    from mge_cache_server.similarity_pivots import Lists
+    from mge_cache_server.similarity_basis import Basis
+    from mge_cache_server.similarity_block import Block
+    from mge_cache_server.similarity_work import Work
 
 PLAIN_ROWS: Final = 1000
 """Up to so many rows the plain product is as fast."""
@@ -36,103 +31,8 @@ _SMALL = 64
 _LISTED_AT_ONCE = 1024
 _LISTED_LEAST = 8192
 _LISTED_GROWTH = 32
-_COPIED_AT_ONCE = 1024  # a thread that holds Python's lock makes the event loop wait
 _SMALL_BLOCKS = 2
 _FEW_ROWS = 4  # a quarter of the rows of a large block
-
-
-class Fit:
-    """Fits a basis to a sample of the rows."""
-
-    def __init__(self, blocks: Sequence[Block], *, compact: bool) -> None:
-        self._compact = compact
-        self._blocks = [(block, block.used) for block in blocks]
-        self.rows = sum(block.live for block in blocks)
-        self.found: Basis | None = None
-
-    def run(self) -> None:
-        """Do it. Rows that were removed may be part of the sample: any basis is right."""
-        with_pivots = not self._compact and self.rows >= PIVOTS_ROWS_LEAST
-        sample = np.concatenate(list(self._sample(SAMPLE_ROWS)))
-        basis = fit(sample, PIVOT_DIRECTIONS if with_pivots else 0)
-        if with_pivots:
-            parts = [basis.coordinates(part) for part in self._sample(PIVOT_SAMPLE_ROWS)]
-            basis = basis.with_pivots(np.concatenate(parts), self.rows)
-        self.found = basis
-
-    def _sample(self, wanted: int) -> Iterator[Floats]:
-        total = sum(used for _, used in self._blocks)
-        random = np.random.default_rng(total)
-        for block, used in self._blocks:
-            share = max(1, min(total, wanted) * used // total)
-            slots = np.sort(random.choice(used, min(used, share), replace=False))
-            for low in range(0, len(slots), _COPIED_AT_ONCE):
-                chosen = slots[low : low + _COPIED_AT_ONCE]
-                yield np.asarray(block.rows.take(chosen, axis=0), np.float32)
-
-
-class Rebase:
-    """Projects a block's rows on a new basis."""
-
-    def __init__(self, block: Block, basis: Basis) -> None:
-        self.block = block
-        self._basis = basis
-        self.found: Prefix | None = None
-
-    def run(self) -> None:
-        """Do it."""
-        self.found = self.block.rebased(self._basis)
-
-
-class Listing:
-    """Lists a block's rows around the pivots."""
-
-    def __init__(self, block: Block, prefix: Prefix) -> None:
-        self._block = block
-        self.prefix = prefix
-        self.found: Lists | None = None
-
-    def run(self) -> None:
-        """Do it."""
-        self.found = self._block.listed(self.prefix)
-
-
-class Compaction:
-    """Copies the live rows of full blocks into one new block."""
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self.blocks = tuple(blocks)
-        self.removed: list[bytes] = []
-        """What the index removed since this began."""
-        self.found: Block | None = None
-
-    def run(self) -> None:
-        """Do it."""
-        rows = self.blocks[0].rows
-        capacity = sum(block.live for block in self.blocks)
-        basis = self.blocks[0].prefix.basis if self.blocks[0].prefix is not None else None
-        into = Block(np.empty((capacity, rows.shape[1]), rows.dtype), basis)
-        for block in self.blocks:
-            for start in range(0, block.used, _COPIED_AT_ONCE):
-                _copy(block, start, min(block.used, start + _COPIED_AT_ONCE), into)
-        into.seal()
-        self.found = into
-
-
-def _copy(block: Block, start: int, stop: int, into: Block) -> None:
-    slots = np.flatnonzero(block.alive[start:stop]) + start
-    # A row may have been removed since ``alive`` was read.
-    found = [(slot, block.keys[slot]) for slot in slots.tolist()]
-    live = [(slot, key) for slot, key in found if key is not None]
-    if live:
-        chosen = np.array([slot for slot, _ in live])
-        keys = [key for _, key in live]
-        to = into.used
-        into.append(keys, block.rows.take(chosen, axis=0), block.expires_s[chosen])
-        into.hit[to : into.used] = block.hit[chosen]
-
-
-Work = Fit | Rebase | Listing | Compaction
 
 
 class Upkeep:
@@ -164,11 +64,11 @@ class Upkeep:
         self._survivors += survivors
         self.survivors_mean += (survivors - self.survivors_mean) / _SEARCHES_TO_JUDGE
 
-    def due(self, blocks: Sequence[Block], block_rows: int) -> Work | None:
+    def due(self, blocks: Sequence[Block], block_rows: int, coming: int) -> Work | None:
         """Return what is to be done next, if nothing is under way."""
         if self._under_way is None:
             self._under_way = (
-                self._fit(blocks)
+                self._fit(blocks, coming)
                 or self._rebase(blocks)
                 or _compaction(blocks, block_rows)
                 or _listing(blocks)
@@ -193,14 +93,16 @@ class Upkeep:
             return _replaced(blocks, work, work.found)
         return blocks
 
-    def _fit(self, blocks: Sequence[Block]) -> Fit | None:
+    def _fit(self, blocks: Sequence[Block], coming: int) -> Fit | None:
         rows = sum(block.live for block in blocks)
         if rows <= self._plain_rows:
             return None
+        if rows < PIVOT_SAMPLE_ROWS and coming > rows // _GROWTH:
+            return None  # soon there will be a better sample
         grown = self._fitted_rows < _WELL_FITTED_ROWS and rows >= _GROWTH * self._fitted_rows
         if not grown and not self._is_slow(rows):
             return None
-        return Fit(blocks, compact=self._compact)
+        return Fit(blocks, compact=self._compact, coming=coming)
 
     def _is_slow(self, rows: int) -> bool:
         """Whether searches left many rows to compute, and new rows may be why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -77,6 +78,7 @@ class Scene:
         self.store = CountingStore(MemoryStore(now=self.clock))
         self.other = self.store.data.sibling()
         self.failed: list[str] = []
+        self.rests = 0
         self.epochs = Epochs(
             self.store, retention_s=1e6, timeout_s=1.0, on_regress=lambda _: None, now=self.clock
         )
@@ -86,8 +88,14 @@ class Scene:
             self.epochs,
             bounds=self.bounds,
             failed=lambda _, operation: self.failed.append(operation),
+            rest=self.rest,
             now=self.clock,
         )
+
+    async def rest(self) -> None:
+        """What a load does between two pages; takes no time here."""
+        self.rests += 1
+        await asyncio.sleep(0)
 
     async def put(
         self, number: int, row: Floats, *, of: Partition, tick: int = TICK, ttl_s: float = FAR_S

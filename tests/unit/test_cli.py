@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -262,3 +263,14 @@ def test_a_traceback_is_logged() -> None:
         failed = record(exc_info=sys.exc_info())
     assert "TypeError" in json.loads(JsonFormatter().format(failed))["exception"]
     assert "TypeError" in ConsoleFormatter().format(failed)
+
+
+def test_once_it_has_started_the_garbage_collector_looks_at_new_objects_only() -> None:
+    gc.disable()
+    try:
+        serve._settle_down()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > len(gc.get_objects())
+    finally:
+        gc.unfreeze()
+        gc.enable()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mge_cache_server.rag_partitions import PARTITIONS_MAX
 from tests.unit.partitions import FAR_S, TICK, Scene, partition, some
@@ -13,8 +16,19 @@ from tests.waiting import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from typing import NoReturn
+
+    from mge_cache_server.model import EntryKey
+    from mge_cache_server.rag_index import PartitionIndex
 
 FIRST, SECOND, THIRD = (partition(number) for number in (1, 2, 3))
+
+
+class Unwalked(dict["EntryKey", "PartitionIndex"]):
+    """Partitions that must not be looked at all together."""
+
+    def values(self) -> NoReturn:
+        raise AssertionError
 
 
 @pytest.fixture
@@ -89,7 +103,7 @@ async def test_all_partitions_together_keep_the_bound_on_bytes() -> None:
         # Rows that were removed and are not compacted yet come on top: a third at most.
         return scene.partitions.size_bytes < 1.34 * bytes_max
 
-    await eventually(is_compacted)
+    await eventually(is_compacted, within_s=60)
     assert scene.partitions.size_bytes > 0.7 * bytes_max
     assert (scene.partitions.rows, scene.partitions.max_bytes) == (left, bytes_max)
     await scene.partitions.close()
@@ -221,6 +235,56 @@ async def test_what_others_wrote_badly_is_counted_and_the_rest_is_served(scene: 
     await scene.load(of=FIRST)
     assert scene.failed == ["decode"]
     assert await scene.find(rows[0], of=FIRST) == digest(0)
+
+
+async def test_of_rows_read_together_only_those_that_are_no_unit_vectors_are_dropped(
+    scene: Scene,
+) -> None:
+    rows = some(6).copy()
+    rows[1] *= 2
+    rows[3][0] = np.nan
+    await scene.put_many(rows, of=FIRST)
+    await scene.load(of=FIRST)
+    assert scene.store.asked == [6], "in one page"
+    assert scene.failed == ["decode", "decode"], "each is counted, once"
+    assert scene.partitions.rows == 4
+    for number in (0, 2, 4, 5):
+        assert await scene.find(rows[number], of=FIRST) == digest(number)
+
+
+async def test_what_a_row_costs_does_not_grow_with_the_number_of_partitions(scene: Scene) -> None:
+    """To keep the bounds, the partitions are not added up anew for each row."""
+    row = some(1)[0]
+    for number in range(20):
+        scene.partitions.add(partition(number), digest(number), row, FAR_S)
+    scene.partitions._partitions = Unwalked(scene.partitions._partitions)
+    scene.partitions.add(partition(3), digest(20), row, FAR_S)
+    scene.partitions.drop(partition(3), digest(3))
+    assert await scene.find(row, of=partition(3)) == digest(20)
+    scene.partitions._partitions = dict(scene.partitions._partitions)
+    assert scene.partitions.rows == 20
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 9)), min_size=1, max_size=30),
+    rows_max=st.integers(1, 30),
+)
+async def test_the_bound_is_kept_exactly_whatever_comes_and_goes(
+    sizes: list[tuple[int, int]], rows_max: int
+) -> None:
+    """Neither one row too many, nor one that leaves although there is room."""
+    scene = Scene(rows_max=rows_max)
+    row = some(1)[0]
+    place = 0
+    for name, (which, count) in enumerate(sizes):
+        before = scene.partitions.rows
+        for _ in range(count):
+            scene.partitions.add(partition(which), digest(place), row, FAR_S + place)
+            place += 1
+        assert scene.partitions.rows == min(rows_max, before + count)
+        if name % 3 == 2:
+            scene.partitions.drop(partition(which), digest(place - 1))
+    await scene.partitions.close()
 
 
 async def test_a_row_whose_time_is_over_is_neither_found_nor_kept(scene: Scene) -> None:

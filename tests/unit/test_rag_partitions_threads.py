@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from mge_cache_server.rag_index import READ_BYTES, PartitionIndex, Surroundings
-from tests.unit.partitions import FAR_S, GatedExecutor, Scene, partition, some
+from mge_cache_server.rag_index import READ_BYTES, Fullness, PartitionIndex, Surroundings
+from tests.unit.partitions import FAR_S, TICK, GatedExecutor, Scene, partition, some
 from tests.unit.scene import Gate, digest, turns
 from tests.waiting import eventually
 
@@ -35,9 +37,86 @@ async def test_a_load_never_does_much_at_once() -> None:
     rows = some(MANY, 384)
     await scene.put_many(rows, of=WIDE)
     await scene.partitions.search(WIDE, rows[0], 0.9999, lambda _: False)
-    await eventually(lambda: scene.partitions.rows == MANY)
+    await eventually(lambda: scene.partitions.rows == MANY, within_s=60)
     assert max(scene.store.asked) * 384 * 4 <= READ_BYTES
     assert sum(scene.store.asked) == MANY, "and takes none twice"
+    await scene.partitions.close()
+
+
+async def test_a_load_rests_between_its_pages_and_gets_its_memory_beforehand() -> None:
+    """Blocks are as large as what is coming, and touched in the tender's thread."""
+    scene = Scene()
+    rows = some(MANY, 384)
+    await scene.put_many(rows, of=WIDE)
+    await scene.partitions.search(WIDE, rows[0], 0.9999, lambda _: False)
+    await eventually(lambda: scene.partitions.rows == MANY, within_s=60)
+    assert scene.rests == len(scene.store.asked) - 1, "the store in memory lists all at once"
+    index = scene.partitions._partitions[WIDE.key].index
+    assert [block.capacity for block in index._blocks] == [MANY]
+
+    def is_fitted() -> bool:
+        scene.partitions._partitions[WIDE.key].tend()
+        return index._blocks[0].prefix is not None
+
+    await eventually(is_fitted, within_s=60)
+    assert await scene.find(rows[7], of=WIDE) == digest(7)
+    await scene.partitions.close()
+
+
+async def test_no_memory_is_taken_for_rows_that_are_too_old() -> None:
+    """After an invalidation of the collection, the store has them until their time is over."""
+    scene = Scene()
+    rows = some(6000)
+    for number, row in enumerate(rows):
+        await scene.put(number, row, of=partition(), tick=TICK + 2 * (number % 10 == 0))
+    scene.invalidate(TICK + 1)
+    await scene.partitions.search(partition(), rows[0], 0.9999, lambda _: False)
+    await eventually(lambda: scene.partitions.rows == 600, within_s=60)
+    index = scene.partitions._partitions[partition().key].index
+    assert sum(block.capacity for block in index._blocks) < 3000
+    assert index._reserved is None
+    await scene.partitions.close()
+
+
+async def test_no_page_is_read_while_upkeep_is_under_way(tender: GatedExecutor) -> None:
+    """Together they would take the processors and Python's lock from all other calls."""
+    scene = Scene()
+    around = Surroundings(
+        *(scene.store, scene.bounds, Fullness(), tender),
+        *(lambda *_: None, lambda: None, scene.rest, scene.clock),
+    )
+    rows = some(1200)
+    await scene.put_many(rows[:900], of=partition())
+    found = PartitionIndex(partition(), 0, around)
+    found.catch_up()
+    await turns(200)
+    assert (tender.submitted, len(scene.store.asked)) == (1, 1), "memory comes first"
+    tender.gate.set()
+    await eventually(lambda: found.index.rows == 900)
+    tender.gate.clear()
+    for number in range(900, 1200):
+        found.add(digest(number), rows[number], FAR_S)
+    found.tend()
+    await turns()
+    assert tender.submitted == 2, "a fit"
+    await scene.put(5000, rows[0], of=partition())
+    found.put_by_other(digest(5000))
+    scene.store.asked.clear()
+    await turns(200)
+    assert scene.store.asked == []
+    tender.gate.set()
+    await eventually(lambda: found.index.rows == 1201)
+    await asyncio.gather(*found.end(), return_exceptions=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads have one priority")
+async def test_upkeep_gives_way_to_all_other_threads() -> None:
+    scene = Scene()
+    niceness = scene.partitions._tender.submit(
+        lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    )
+    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert niceness.result() > mine
     await scene.partitions.close()
 
 
@@ -64,7 +143,14 @@ async def test_rows_are_found_while_upkeep_is_under_way(tender: GatedExecutor) -
     """Fitting, projecting and compacting happen in the tender's thread; nobody waits for it."""
     scene = Scene()
     around = Surroundings(
-        scene.store, scene.bounds, tender, lambda *_: None, lambda: None, scene.clock
+        scene.store,
+        scene.bounds,
+        Fullness(),
+        tender,
+        lambda *_: None,
+        lambda: None,
+        scene.rest,
+        scene.clock,
     )
     found = PartitionIndex(partition(), 0, around)
     index, rows = found.index, some(2200)
@@ -87,7 +173,7 @@ async def test_rows_are_found_while_upkeep_is_under_way(tender: GatedExecutor) -
         found.tend()
         return sum(each.used for each in index._blocks) < 1700
 
-    await eventually(is_compacted)
+    await eventually(is_compacted, within_s=60)
     assert tender.submitted > 3
     for number in (0, 699, 700, 2199):
         match = index.search(rows[number], 0.9999, lambda _: True)

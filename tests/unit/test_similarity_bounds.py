@@ -11,7 +11,7 @@ import pytest
 
 from mge_cache_server.similarity import SimilarityIndex
 from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block
-from mge_cache_server.similarity_upkeep import Compaction, Fit, Rebase
+from mge_cache_server.similarity_work import Compaction, Fit, Rebase
 from tests.unit.scene import Clock
 from tests.unit.vectors import key_of, upkeep, vectors
 
@@ -141,6 +141,53 @@ def test_work_that_was_not_run_falls_due_again() -> None:
     assert isinstance(index.due(), Fit)
     with pytest.raises(ValueError, match="under way"):
         index.settle(work)
+
+
+def test_room_is_made_for_what_is_coming_and_used_when_the_last_block_is_full() -> None:
+    index = SimilarityIndex(24, rows_max=4000, now=Clock(0.0))
+    rows = vectors("random", 4000, 24, 1)
+    assert index.room(255) is None, "a small block is opened at once"
+    index.extend(keys(0, 200), rows[:200], [1.0] * 200)
+    room = index.room(9000)
+    assert room is not None
+    index.add(key_of(200), rows[200], expires_s=1.0)
+    room.run()
+    index.use(room)
+    assert index.room(9000) is None, "there is some"
+    index.extend(keys(201, 4000), rows[201:], [1.0] * 3799)
+    assert [block.capacity for block in index._blocks] == [256, 4000 - 56]
+    upkeep(index)
+    for number in (0, 200, 255, 256, 3999):
+        found = index.search(rows[number], 0.999999, lambda _: True)
+        assert found is not None
+        assert found.key == key_of(number)
+
+
+def test_room_that_could_not_be_made_is_done_without() -> None:
+    index = SimilarityIndex(8, now=Clock(0.0))
+    room = index.room(1000)
+    assert room is not None
+    index.use(room)  # its run has failed
+    index.extend(keys(0, 1000), vectors("random", 1000, 8, 1), [1.0] * 1000)
+    assert index.rows == 1000
+
+
+def test_while_most_rows_are_still_to_come_no_basis_is_fitted_and_then_only_one() -> None:
+    index = SimilarityIndex(8, now=Clock(0.0))
+    rows = vectors("clustered", 40_000, 8, 1)
+    fits = 0
+    for start in range(0, 40_000, 1000):
+        room = index.room(40_000 - start)
+        if room is not None:
+            room.run()
+            index.use(room)
+        index.extend(keys(start, start + 1000), rows[start : start + 1000], [1.0] * 1000)
+        while (work := index.due(39_000 - start)) is not None:
+            assert start >= 8000, "a basis wants a good sample"
+            work.run()
+            index.settle(work)
+            fits += isinstance(work, Fit)
+    assert fits == 1
 
 
 def test_a_basis_that_no_longer_fits_is_refitted() -> None:

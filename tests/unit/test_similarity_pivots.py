@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mge_cache_server import similarity_pivots, similarity_upkeep
+from mge_cache_server import similarity_pivots, similarity_upkeep, similarity_work
 from mge_cache_server.similarity import SimilarityIndex
 from mge_cache_server.similarity_basis import fit
 from mge_cache_server.similarity_pivots import Lists, Pivots, fit_pivots, make_lists
@@ -32,7 +32,7 @@ def _small() -> Iterator[None]:
     """Lists are worth their while from some ten thousand rows on: here, from some hundred."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(similarity_pivots, "_NUMBERS_PER_LISTED", 2)
-        patch.setattr(similarity_upkeep, "PIVOTS_ROWS_LEAST", 500)
+        patch.setattr(similarity_work, "PIVOTS_ROWS_LEAST", 500)
         patch.setattr(similarity_upkeep, "_LISTED_LEAST", 200)
         patch.setattr(similarity_upkeep, "_LISTED_AT_ONCE", 50)
         yield

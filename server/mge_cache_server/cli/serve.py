@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import shlex
@@ -71,6 +72,7 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _run(settings: Settings) -> None:
+    gc.disable()  # until all is there that stays: see _settle_down
     from mge_cache_server.app import build  # noqa: PLC0415
 
     asked_to_stop: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
@@ -81,14 +83,25 @@ async def _run(settings: Settings) -> None:
         await asyncio.wait((starting, asked_to_stop), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             starting.result()
+            _settle_down()
             _announce(app, settings)
             await _linger(app, await asked_to_stop, settings.shutdown_delay_s)
         _log.info("stopping")
     finally:
+        gc.enable()
         starting.cancel()
         await asyncio.wait((starting,))
         await app.stop()
     _log.info("stopped")
+
+
+def _settle_down() -> None:
+    """Have the garbage collector look at new objects only.
+
+    Going through all that the imports have left takes 20 to 60 ms, in which nobody is answered.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 async def _linger(app: App, asked_by: signal.Signals, delay_s: float) -> None:
