@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _INLINE_NUMBERS = 1_000_000
-_SWITCH_S = 0.0001
+_SWITCH_S = 0.0005
 _GIVES_WAY = 10
 _T = TypeVar("_T")
 
@@ -82,7 +82,7 @@ def _give_way() -> None:
 
 def _load_libraries() -> None:
     # The event loop's thread waits so long for a thread that runs Python code, as it does for the
-    # import; by default it is fifty times as much, and most of other calls' p99.
+    # import; by default it is ten times as much, and most of other calls' p99.
     sys.setswitchinterval(_SWITCH_S)
     # One query has one thread: more would take the cores from the application in the pod.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
