@@ -56,6 +56,7 @@ class _Batch:
     """With the time from which each waits."""
     size_bytes: int = 0
     alarm: asyncio.TimerHandle | None = None
+    """None: it does not wait."""
 
 
 _Group = tuple[Strategy, bytes]
@@ -103,12 +104,14 @@ class Batches:
             window_s = policy.window_s[strategy]
             if policy.eager and group not in self._under_way:
                 window_s = 0.0
-            loop = asyncio.get_running_loop()
-            batch.alarm = loop.call_later(window_s, self._close_batch, group)
+            if window_s > 0:
+                loop = asyncio.get_running_loop()
+                batch.alarm = loop.call_later(window_s, self._close_batch, group)
         batch.slots[slot] = asyncio.get_running_loop().time()
         batch.size_bytes += slot.question.size_bytes
         slot.answer.add_done_callback(lambda _: self._leave(group, batch, slot))
-        if len(batch.slots) >= policy.batch_max[strategy] or self._closing:
+        is_full = len(batch.slots) >= policy.batch_max[strategy]
+        if is_full or batch.alarm is None or self._closing:
             self._close_batch(group)
 
     def close(self) -> None:

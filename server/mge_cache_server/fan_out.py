@@ -22,7 +22,7 @@ from mge_cache_server.model import Usage
 from mge_cache_server.upstream_events import Begun, Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from mge_cache_server.prices import Prices
     from mge_cache_server.slots import Slot
@@ -67,6 +67,9 @@ class FanOut:
         known = self._known(question.group)
         marked = with_marked_prefix(question.body) if others or known is not None else None
         ahead = bool(others) and marked is not None and not (known is not None and known.cached)
+        if not others:
+            await call_for([first], self.ask(first, marked))
+            return
         begun = asyncio.Event()
         async with asyncio.TaskGroup() as calls:
             leader = start_call(
@@ -147,6 +150,30 @@ class FanOut:
             self._prefixes[group] = _Prefix(self._now() + _WARM_S, cached)
         if len(self._prefixes) > _PREFIXES_MAX:
             del self._prefixes[next(iter(self._prefixes))]
+
+
+async def call_for(slots: Sequence[Slot], ask: Awaitable[None]) -> None:
+    """Make a call that ends early if nobody waits for any of its answers any more."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - else nothing could be awaited
+    is_given_up = False
+
+    def given_up(_: object) -> None:
+        nonlocal is_given_up
+        if not is_given_up and all(slot.answer.cancelled() for slot in slots):
+            is_given_up = True
+            task.cancel()
+
+    for slot in slots:
+        slot.answer.add_done_callback(given_up)
+    try:
+        await ask
+    except asyncio.CancelledError:
+        if not is_given_up or task.uncancel() > 0:
+            raise
+    finally:
+        for slot in slots:
+            slot.answer.remove_done_callback(given_up)
 
 
 def start_call(

@@ -117,7 +117,7 @@ class Upstream:
             raise NoKeyError(_NO_KEY)
         if not (key.isascii() and key.isprintable()):
             raise NoKeyError(_ODD_KEY)  # else it would look like a connection that fails
-        sdk = await self._load()
+        sdk = self._sdk or await self._load()
         async with self.limiter.permit():
             if not self._breaker.allows():
                 raise UpstreamUnavailableError(

@@ -43,7 +43,7 @@ class CutError(Exception):
 
 
 async def read_answer(
-    events: AsyncIterator[object], started_s: float
+    events: AsyncIterator[Any], started_s: float
 ) -> AsyncGenerator[UpstreamEvent, None]:
     """Yield what a call's events (their JSON) say, up to the answer's end; raises CutError if
     there is none.
@@ -55,7 +55,7 @@ async def read_answer(
     async for event in events:
         said: UpstreamEvent | None = None
         try:
-            match event["type"]:  # type: ignore[index] # what it is not, raises
+            match event["type"]:
                 case "content_block_delta":
                     said = _text(event["delta"])
                 case "message_start":
