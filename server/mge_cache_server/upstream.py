@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mge_cache_server.errors import AskError
     from mge_cache_server.upstream_events import UpstreamEvent
 
+_JSON: Final[Mapping[str, Any]] = {"ensure_ascii": False, "separators": (",", ":")}
 _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
 _BREAKER_RETRY_S: Final = 5.0
@@ -66,6 +67,7 @@ class Upstream:
         self._loading = asyncio.Lock()
         self._sdk: AsyncAnthropic | None = None
         self._stream_class: type[AsyncStream[object]]
+        self._messages_url: str
         self.breaker_open = False
         """Whether Anthropic is left alone because it failed."""
 
@@ -87,9 +89,10 @@ class Upstream:
             started_s = time.perf_counter()
             # Not by `messages.create`: it knows every parameter by its type, and makes an object of
             # each event. That takes longer than all that the sidecar does with them.
+            content = json.dumps({**body, "messages": messages, "stream": True}, **_JSON)
             events = await sdk.post(
-                "/v1/messages",
-                body={**body, "messages": messages, "stream": True},
+                self._messages_url,
+                content=content.encode(),
                 cast_to=object,
                 stream=True,
                 stream_cls=self._stream_class,
@@ -160,7 +163,10 @@ class Upstream:
             DefaultAioHttpClient,
         )
 
+        base_url = self._policy.base_url or "https://api.anthropic.com"
         self._stream_class = AsyncStream[object]
+        # Whole, as the SDK parses a path three times over.
+        self._messages_url = f"{base_url.rstrip('/')}/v1/messages"
 
         async def watch(response: httpx2.Response) -> None:
             # Inside the SDK's retries: it sees refusals that a repetition made good.
@@ -170,7 +176,7 @@ class Upstream:
         silence_s = self._policy.silence_s
         return AsyncAnthropic(
             api_key="-",  # each call brings the present one
-            base_url=self._policy.base_url or "https://api.anthropic.com",
+            base_url=base_url,
             timeout=httpx2.Timeout(silence_s, connect=min(_CONNECT_S, silence_s)),
             max_retries=_RETRIES,
             # Of the transports that come with the SDK, the quicker one, by 0.4 ms a call.
