@@ -153,17 +153,25 @@ class Batcher:
                 await self._keep(slot, reply, lease)
         except MgeError as exc:
             slot.fail(exc)
+        finally:
+            if slot.ahead is not None:
+                slot.ahead.cancel()
 
     async def _look_up(self, slot: Slot) -> tuple[Completion | None, Lease | None]:
         if slot.request.cache is not CacheUse.USE:
             return None, None
         deferred = slot.request.strategy is Strategy.DEFERRED
-        outcome = await self._prompts.get(
-            slot.question.key,
-            wait_s=_HOLD_MAX_S if deferred else self._wait_s,
-            lease_ttl_s=_LEASE_TTL_S,
-            dated=True,
-        )
+        # Not done if the answer is in memory, else while the store is asked.
+        preparing = asyncio.get_running_loop().call_soon(self._batches.prepare, slot)
+        try:
+            outcome = await self._prompts.get(
+                slot.question.key,
+                wait_s=_HOLD_MAX_S if deferred else self._wait_s,
+                lease_ttl_s=_LEASE_TTL_S,
+                dated=True,
+            )
+        finally:
+            preparing.cancel()
         if not isinstance(outcome, Hit):
             if deferred and outcome.in_progress and self._closing:
                 raise _stopping(slot)

@@ -60,6 +60,15 @@ class FanOut:
         self._now = now
         self._prefixes: dict[bytes, _Prefix] = {}
 
+    def prepare(self, slot: Slot) -> None:
+        """See ``Dispatch``."""
+        question = slot.question
+        marked = (
+            with_marked_prefix(question.body) if self._known(question.group) is not None else None
+        )
+        body = question.body if marked is None else marked
+        slot.ahead = self._upstream.make_ahead(body, question.messages)
+
     async def send(self, slots: Sequence[Slot]) -> None:
         """Answer each slot, or refuse it."""
         first, *others = slots
@@ -99,8 +108,9 @@ class FanOut:
         question = slot.question
         body = question.body if marked is None else marked
         parts: list[str] = []
+        stream = self._upstream.stream(body, question.messages, slot.ahead)
         try:
-            async with aclosing(self._upstream.stream(body, question.messages)) as events:
+            async with aclosing(stream) as events:
                 async for event in events:
                     match event:
                         case str():

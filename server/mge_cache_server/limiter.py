@@ -50,7 +50,7 @@ class Limiter:
 
     async def acquire(self) -> None:
         """Wait for a permit; see ``permit``."""
-        if self._waiting or not self._is_free():
+        if not self.is_free:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             self._admit()
@@ -84,6 +84,11 @@ class Limiter:
         if retry_after_s is not None:
             until_s = now_s + min(retry_after_s, _PAUSE_MAX_S)
             self._paused_until_s = max(self._paused_until_s, until_s)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a permit can be had at once."""
+        return not self._waiting and self._is_free()
 
     def _is_free(self) -> bool:
         return self.in_flight < self.limit and not self.pause_s

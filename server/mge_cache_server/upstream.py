@@ -22,8 +22,9 @@ from mge_cache_server.errors import (
     UpstreamUnavailableError,
 )
 from mge_cache_server.limiter import Limiter
+from mge_cache_server.upstream_ahead import Ahead, until_sent
 from mge_cache_server.upstream_events import CutError, Ended, read_answer
-from mge_cache_server.upstream_key import Key
+from mge_cache_server.upstream_key import Key, is_usable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
@@ -77,26 +78,22 @@ class Upstream:
         return bool(self._key.read())
 
     async def stream(
-        self, body: Mapping[str, Any], messages: Sequence[Any]
+        self, body: Mapping[str, Any], messages: Sequence[Any], ahead: Ahead | None = None
     ) -> AsyncGenerator[UpstreamEvent, None]:
         """Ask, and yield the answer as it arrives; raises AskError.
 
         ``body`` has the members of the call but "messages" and "stream". Close the generator to
-        cancel the call. Its permit is given back before the end is yielded.
+        cancel the call. Its permit is given back before the end is yielded. ``ahead`` is used if
+        it is this call.
         """
         end: Ended | None = None
         async with self.client() as sdk:
+            key = sdk.api_key
             started_s = time.perf_counter()
-            # Not by `messages.create`: it knows every parameter by its type, and makes an object of
-            # each event. That takes longer than all that the sidecar does with them.
-            content = json.dumps({**body, "messages": messages, "stream": True}, **_JSON)
-            events = await sdk.post(
-                self._messages_url,
-                content=content.encode(),
-                cast_to=object,
-                stream=True,
-                stream_cls=self._stream_class,
-            )
+            if ahead is not None and ahead.asks(key, body, messages):
+                events = await ahead.send()
+            else:
+                events = await self._post(sdk, body, messages)
             has_text = False
             async with events:
                 async for event in read_answer(aiter(events), started_s):
@@ -112,13 +109,35 @@ class Upstream:
             # With the permit given back: whoever gets it may need one, to ask for parts again.
             yield end
 
+    def make_ahead(self, body: Mapping[str, Any], messages: Sequence[Any]) -> Ahead | None:
+        """Make a call ready that may have to be sent soon; None where it would be of no use."""
+        key, sdk = self._key.read(), self._sdk
+        if sdk is None or not is_usable(key) or not self.limiter.is_free or self.breaker_open:
+            return None
+        sdk.api_key = key
+        return Ahead(key, body, messages, self._post(sdk, body, messages))
+
+    async def _post(
+        self, sdk: AsyncAnthropic, body: Mapping[str, Any], messages: Sequence[Any]
+    ) -> AsyncStream[object]:
+        # Not by `messages.create`: it knows every parameter by its type, and makes an object of
+        # each event. That takes longer than all that the sidecar does with them.
+        content = json.dumps({**body, "messages": messages, "stream": True}, **_JSON)
+        return await sdk.post(
+            self._messages_url,
+            content=content.encode(),
+            cast_to=object,
+            stream=True,
+            stream_cls=self._stream_class,
+        )
+
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncAnthropic]:
         """Give the SDK's client for one call: with a permit, a key, and errors turned into ours."""
         key = self._key.read()
         if not key:
             raise NoKeyError(_NO_KEY)
-        if not (key.isascii() and key.isprintable()):
+        if not is_usable(key):
             raise NoKeyError(_ODD_KEY)  # else it would look like a connection that fails
         sdk = self._sdk or await self._load()
         async with self.limiter.permit():
@@ -180,7 +199,9 @@ class Upstream:
             timeout=httpx2.Timeout(silence_s, connect=min(_CONNECT_S, silence_s)),
             max_retries=_RETRIES,
             # Of the transports that come with the SDK, the quicker one, by 0.4 ms a call.
-            http_client=DefaultAioHttpClient(event_hooks={"response": [watch]}),
+            http_client=DefaultAioHttpClient(
+                event_hooks={"request": [until_sent], "response": [watch]}
+            ),
         )
 
     def _succeeded(self) -> None:

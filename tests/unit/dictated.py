@@ -86,8 +86,14 @@ class DictatedUpstream:
         """The calls under way."""
         return [each for each in self.calls if not each.over]
 
+    def make_ahead(self, body: Mapping[str, Any], messages: Sequence[Any]) -> None:
+        """See ``Upstream.make_ahead``: nothing is made ready."""
+
     async def stream(
-        self, body: Mapping[str, Any], messages: Sequence[Any]
+        self,
+        body: Mapping[str, Any],
+        messages: Sequence[Any],
+        ahead: None = None,  # noqa: ARG002
     ) -> AsyncGenerator[UpstreamEvent, None]:
         """See ``Upstream.stream``."""
         async with self.limiter.permit():
