@@ -12,6 +12,7 @@ import json
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from mge_cache._breaker import Breaker
@@ -27,7 +28,7 @@ from mge_cache_server.upstream_events import CutError, Ended, read_answer
 from mge_cache_server.upstream_key import Key, is_usable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from anthropic import AsyncAnthropic, AsyncStream
 
@@ -59,12 +60,18 @@ class UpstreamPolicy:
 class Upstream:
     """Calls Anthropic's Messages API, within the limit that it sets."""
 
-    def __init__(self, policy: UpstreamPolicy, counts: BatchCounts) -> None:
+    def __init__(
+        self,
+        policy: UpstreamPolicy,
+        counts: BatchCounts,
+        *,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.limiter = Limiter(policy.calls_max)
         self._policy = policy
         self._counts = counts
         self._key = Key(policy.key_file, policy.key)
-        self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=time.monotonic)
+        self._breaker = Breaker(retry_s=_BREAKER_RETRY_S, clock=now)
         self._loading = asyncio.Lock()
         self._sdk: AsyncAnthropic | None = None
         self._stream_class: type[AsyncStream[object]]
@@ -182,6 +189,7 @@ class Upstream:
             DefaultAioHttpClient,
         )
 
+        silence_s = self._policy.silence_s
         base_url = self._policy.base_url or "https://api.anthropic.com"
         self._stream_class = AsyncStream[object]
         # Whole, as the SDK parses a path three times over.
@@ -189,10 +197,13 @@ class Upstream:
 
         async def watch(response: httpx2.Response) -> None:
             # Inside the SDK's retries: it sees refusals that a repetition made good.
+            retry_after_s = _retry_after_s(response.headers)
             if response.status_code in {429, 529}:
-                self.limiter.throttled(_retry_after_s(response.headers))
+                self.limiter.throttled(retry_after_s)
+            if retry_after_s is not None and retry_after_s > silence_s:
+                # The SDK would wait for as long as it says, with the call's permit.
+                response.headers["x-should-retry"] = "false"
 
-        silence_s = self._policy.silence_s
         return AsyncAnthropic(
             api_key="-",  # each call brings the present one
             base_url=base_url,
@@ -232,11 +243,17 @@ class Upstream:
         said = f"{exc.type or 'error'} (HTTP {status}, request id {exc.request_id or 'unknown'})"
         retry_after_s = _retry_after_s(exc.response.headers)
         outcomes = self._counts.upstream_calls
-        if status == 429 or exc.type == "rate_limit_error":  # noqa: PLR2004
+        overloaded = status == 529 or exc.type == "overloaded_error"  # noqa: PLR2004
+        limited = status == 429 or exc.type == "rate_limit_error"  # noqa: PLR2004
+        if overloaded or limited or 400 <= status < 500:  # noqa: PLR2004
+            # It answers, and at once: the breaker spares callers what does not. Too many calls are
+            # the limiter's business, which each of these answers has made slower.
+            self._succeeded()
+        if limited:
             outcomes["rate_limited"] += 1
             problem = f"Anthropic's rate limit is reached: {said}"
             return RateLimitedError(problem, retry_after_s=retry_after_s or 1.0)
-        if status == 529 or exc.type == "overloaded_error":  # noqa: PLR2004
+        if overloaded:
             outcomes["overloaded"] += 1
             problem = f"Anthropic is overloaded: {said}"
             return UpstreamUnavailableError(problem, retry_after_s=retry_after_s or 1.0)
@@ -245,7 +262,6 @@ class Upstream:
             return NoKeyError(f"Anthropic refuses the key: {said}")
         if status >= 500 or status == 200:  # noqa: PLR2004 - 200: an error amid the stream
             return self._unavailable(f"Anthropic failed: {said}", retry_after_s)
-        self._succeeded()  # it answers
         return UpstreamRefusedError(f"Anthropic refuses the request: {said}")
 
     def _unavailable(
@@ -257,6 +273,7 @@ class Upstream:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Read how long Anthropic wants us to wait, as its SDK does."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * scale
@@ -264,7 +281,11 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
             continue
         if 0 <= seconds < float("inf"):
             return seconds
-    return None
+    try:
+        date = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return max(0.0, date.timestamp() - time.time())
 
 
 def _import_sdk() -> None:

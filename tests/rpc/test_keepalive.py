@@ -110,7 +110,7 @@ async def test_a_long_silence_is_no_hang() -> None:
             await pings(line, line.packets + 5)
             service.end.set()
             assert await waiting == b"done"
-            await channel.close()
+            await channel.close(None)
 
 
 async def test_pings_that_are_not_allowed_end_the_call() -> None:
@@ -119,7 +119,7 @@ async def test_pings_that_are_not_allowed_end_the_call() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await waiting
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        await channel.close()
+        await channel.close(None)
 
 
 async def test_a_line_that_hangs_amid_a_call_makes_it_unavailable() -> None:
@@ -130,7 +130,7 @@ async def test_a_line_that_hangs_amid_a_call_makes_it_unavailable() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await waiting
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        await channel.close()
+        await channel.close(None)
 
 
 def test_clients_ping_no_oftener_than_sidecars_allow() -> None:
