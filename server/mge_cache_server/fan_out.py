@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
+import traceback
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from mge_cache_server.errors import AskError
+from mge_cache_server.errors import AskError, DefectError
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.model import Usage
 from mge_cache_server.upstream_events import Begun, Ended
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from mge_cache_server.prices import Prices
     from mge_cache_server.slots import Slot
     from mge_cache_server.upstream import Upstream
+
+_log = logging.getLogger(__name__)
 
 PREFIX_TOKENS_MIN: Final = 1024
 """The shortest prefix that Anthropic caches. Some models want more; a vain mark costs nothing."""
@@ -177,7 +182,7 @@ async def call_for(slots: Sequence[Slot], ask: Awaitable[None]) -> None:
     for slot in slots:
         slot.answer.add_done_callback(given_up)
     try:
-        await ask
+        await _kept_apart(slots, ask)
     except asyncio.CancelledError:
         if not is_given_up or task.uncancel() > 0:
             raise
@@ -186,11 +191,25 @@ async def call_for(slots: Sequence[Slot], ask: Awaitable[None]) -> None:
             slot.answer.remove_done_callback(given_up)
 
 
+async def _kept_apart(slots: Sequence[Slot], ask: Awaitable[None]) -> None:
+    """Make a call whose defects are told to those who wait for it, and to nobody else."""
+    try:
+        await ask
+    except Exception as exc:  # noqa: BLE001 - in a task group it would end the others' calls
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        place = f"{PurePath(where.filename).name}:{where.lineno}"
+        # Not its text: that may quote what was asked.
+        failure = {"error": type(exc).__name__, "place": place}
+        _log.error("internal error", extra={"method": "Generate", **failure})
+        for slot in slots:
+            slot.refuse(DefectError("internal error; see the sidecar's log"))
+
+
 def start_call(
     calls: asyncio.TaskGroup, slots: Sequence[Slot], ask: Coroutine[Any, Any, None]
 ) -> asyncio.Task[None]:
     """Start a call that ends early if nobody waits for any of its answers any more."""
-    task = calls.create_task(ask)
+    task = calls.create_task(_kept_apart(slots, ask))
 
     def given_up(_: object) -> None:
         if all(slot.answer.cancelled() for slot in slots):

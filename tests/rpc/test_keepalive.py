@@ -54,7 +54,8 @@ def call(port: int, *options: tuple[str, int]) -> tuple[grpc.aio.Channel, asynci
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[own, *options])
 
     async def wait() -> bytes:
-        answer: bytes = await channel.unary_unary(METHOD)(b"", timeout=PATIENT_S)
+        method: Any = channel.unary_unary
+        answer: bytes = await method(METHOD)(b"", timeout=PATIENT_S)
         return answer
 
     return channel, asyncio.ensure_future(wait())
