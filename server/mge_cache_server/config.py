@@ -238,7 +238,12 @@ class Settings:
         32, kinds.COUNT, "Most calls on Anthropic at once.", low=1, high=1000
     )
     upstream_timeout_s: float = _setting(
-        60.0, kinds.DURATION, "How long Anthropic may say nothing.", low=0.1, high=600.0
+        60.0,
+        kinds.DURATION,
+        "How long Anthropic may say nothing: a call is given up at the third time before its answer "
+        "begins, at the first after that.",
+        low=0.1,
+        high=600.0,
     )
     reflection: bool = _setting(False, kinds.BOOL, "Serve gRPC reflection.")  # noqa: FBT003
     log_level: str = _setting(

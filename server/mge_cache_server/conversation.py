@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 UNDER_WAY_MAX: Final = 1000
 """Requests of one stream; one more is refused with RESOURCE_EXHAUSTED."""
+STREAMS_MAX: Final = 1000
+"""Streams of all callers; one more is refused with RESOURCE_EXHAUSTED. A client needs one, and one
+for each large request that is under way."""
 
 
 class _Reader(Protocol):
@@ -219,21 +222,30 @@ class Conversation:
 
 
 class Conversations:
-    """All streams of a sidecar."""
+    """All streams of a sidecar, at most ``streams_max``."""
 
     def __init__(
-        self, batcher: Batcher, tickets: Tickets, limits: Limits, *, strategy: Strategy
+        self,
+        batcher: Batcher,
+        tickets: Tickets,
+        limits: Limits,
+        *,
+        strategy: Strategy,
+        streams_max: int = STREAMS_MAX,
     ) -> None:
         self._batcher = batcher
         self._tickets = tickets
         self._limits = limits
         self._strategy = strategy
+        self._streams_max = streams_max
         self._open: set[Conversation] = set()
 
     def hold(
         self, requests: AsyncIterator[pb.GenerateRequest | Unreadable]
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """Serve one stream; see ``Conversation.replies``."""
+        """Serve one stream; see ``Conversation.replies``. QueueFullError: it is one too many."""
+        if len(self._open) >= self._streams_max:
+            raise QueueFullError(f"{self._streams_max} streams of Generate are open")
         conversation = Conversation(
             self._batcher, self._tickets, self._limits, self._open, strategy=self._strategy
         )
