@@ -240,8 +240,7 @@ class Settings:
     upstream_timeout_s: float = _setting(
         60.0,
         kinds.DURATION,
-        "How long Anthropic may say nothing: a call is given up at the third time before its answer "
-        "begins, at the first after that.",
+        "How long Anthropic may say nothing. A call is repeated twice before its answer begins.",
         low=0.1,
         high=600.0,
     )

@@ -1,6 +1,6 @@
 """Anthropic: streams the answer to one call. The only importer of its SDK, at the first call.
 
-The SDK costs 45 MB, and 3 s in a thread. It repeats a call that failed before the answer began,
+The SDK costs 55 MB, and 3 s in a thread. It repeats a call that failed before the answer began,
 and waits as long as Anthropic says; once the answer has begun, nothing is repeated. Belongs to the
 event loop's thread.
 """
