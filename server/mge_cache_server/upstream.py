@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mge_cache_server.errors import AskError
     from mge_cache_server.upstream_events import UpstreamEvent
 
-_JSON: Final[Mapping[str, Any]] = {"ensure_ascii": False, "separators": (",", ":")}
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _RETRIES: Final = 2
 _CONNECT_S: Final = 10.0
 _BREAKER_RETRY_S: Final = 5.0
@@ -129,7 +129,7 @@ class Upstream:
     ) -> AsyncStream[object]:
         # Not by `messages.create`: it knows every parameter by its type, and makes an object of
         # each event. That takes longer than all that the sidecar does with them.
-        content = json.dumps({**body, "messages": messages, "stream": True}, **_JSON)
+        content = _JSON.encode({**body, "messages": messages, "stream": True})
         return await sdk.post(
             self._messages_url,
             content=content.encode(),

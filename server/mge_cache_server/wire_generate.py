@@ -198,7 +198,8 @@ def _finite(text: str) -> float:
 
 
 _JSON: Final = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)
-"""Made once: ``json.loads`` with arguments makes one at each call."""
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True)
+"""Made once: ``json.loads`` and ``json.dumps`` with arguments make one at each call."""
 
 
 def _is_deep(value: Any) -> bool:
@@ -225,8 +226,7 @@ def _only_text(messages: list[Any]) -> str | None:
 
 
 def _group(namespace: str, body: Mapping[str, Any]) -> bytes:
-    canonical = json.dumps(body, sort_keys=True, ensure_ascii=True)
-    fields = length_prefixed(namespace.encode(), canonical.encode())
+    fields = length_prefixed(namespace.encode(), _CANONICAL.encode(body).encode())
     return hashlib.sha256(fields).digest()
 
 
