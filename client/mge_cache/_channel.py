@@ -32,7 +32,28 @@ _SERVICE_CONFIG = {
     "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.5},
 }
 
+
+def keepalive(*, ping_s: float, answer_s: float) -> tuple[tuple[str, int], ...]:
+    """Return the options by which a sidecar that hangs breaks its calls (UNAVAILABLE).
+
+    While a call is open and nothing comes for ``ping_s``, HTTP/2 asks whether the other side is
+    there; without an answer within ``answer_s`` the connection is over. The sidecar's own part, as
+    a server takes that for an attack, is ``rpc_server.PING_MIN_S``.
+    """
+    return (
+        ("grpc.keepalive_time_ms", round(ping_s * 1000)),
+        ("grpc.keepalive_timeout_ms", round(answer_s * 1000)),
+        # In gRPC 1.85 it is this one that ends the wait for a ping, after a minute by default.
+        ("grpc.http2.ping_timeout_ms", round(answer_s * 1000)),
+        # Answers to prompts are silent for minutes. Without calls nobody waits.
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.keepalive_permit_without_calls", 0),
+    )
+
+
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    # So nobody waits longer than 15 s for a sidecar that hangs, whatever the call's deadline is.
+    *keepalive(ping_s=10.0, answer_s=5.0),
     # Limits are the sidecar's: it names the field that is over one.
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),

@@ -12,6 +12,7 @@ from mge_cache.errors import InvalidRequestError
 DEPTH_MAX = 128
 """How deep lists and objects may be nested."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 _EXPONENT_MAX = 21
 _EXPONENT_MIN = -6
 
@@ -87,7 +88,7 @@ def _text(value: str) -> str:
     except UnicodeEncodeError:
         raise ValueError("text with a lone surrogate has no UTF-8 form") from None
     # json escapes what the RFC escapes, in the RFC's spelling: the quote, the backslash, controls.
-    return json.dumps(value, ensure_ascii=False)
+    return _ENCODER.encode(value)
 
 
 def _number(value: float) -> str:

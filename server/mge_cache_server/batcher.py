@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from mge_cache_server import answers
@@ -25,7 +25,8 @@ from mge_cache_server.model import EntryKey, Hit
 from mge_cache_server.slots import Reader, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import Callable, Coroutine
+    from contextlib import AbstractContextManager
 
     from mge_cache_server.batch_counts import BatchCounts
     from mge_cache_server.batches import Batches
@@ -143,7 +144,7 @@ class Batcher:
                 slot.complete(found)
                 return
             slot.lease = lease
-            async with self._held(lease):
+            with self._held(lease):
                 self._batches.add(slot)
                 reply = await slot.answer
                 # Whoever comes from now on finds the answer in the cache, or waits for its lease.
@@ -152,16 +153,25 @@ class Batcher:
                 await self._keep(slot, reply, lease)
         except MgeError as exc:
             slot.fail(exc)
+        finally:
+            if slot.ahead is not None:
+                slot.ahead.cancel()
 
     async def _look_up(self, slot: Slot) -> tuple[Completion | None, Lease | None]:
         if slot.request.cache is not CacheUse.USE:
             return None, None
         deferred = slot.request.strategy is Strategy.DEFERRED
-        outcome = await self._prompts.get(
-            slot.question.key,
-            wait_s=_HOLD_MAX_S if deferred else self._wait_s,
-            lease_ttl_s=_LEASE_TTL_S,
-        )
+        # Not done if the answer is in memory, else while the store is asked.
+        preparing = asyncio.get_running_loop().call_soon(self._batches.prepare, slot)
+        try:
+            outcome = await self._prompts.get(
+                slot.question.key,
+                wait_s=_HOLD_MAX_S if deferred else self._wait_s,
+                lease_ttl_s=_LEASE_TTL_S,
+                dated=True,
+            )
+        finally:
+            preparing.cancel()
         if not isinstance(outcome, Hit):
             if deferred and outcome.in_progress and self._closing:
                 raise _stopping(slot)
@@ -173,20 +183,9 @@ class Batcher:
             self._prompts.shared(slot.question.key.namespace, outcome.entry.answer, slot.joined)
         return found, None
 
-    @asynccontextmanager
-    async def _held(self, lease: Lease | None) -> AsyncIterator[None]:
+    def _held(self, lease: Lease | None) -> AbstractContextManager[None]:
         """Keep a lease while the answer is computed; without an answer it goes to the next."""
-        if lease is None:
-            yield
-            return
-        holding = asyncio.ensure_future(self._prompts.leases.hold(lease, _HOLD_MAX_S))
-        try:
-            # It gives the lease back when it is cancelled, but not before it has begun.
-            await asyncio.sleep(0)
-            yield
-        finally:
-            holding.cancel()
-            await asyncio.wait([holding])
+        return nullcontext() if lease is None else self._prompts.leases.kept(lease, _HOLD_MAX_S)
 
     async def _keep(self, slot: Slot, reply: Reply, lease: Lease | None) -> None:
         request, question = slot.request, slot.question

@@ -43,6 +43,9 @@ class BatchPolicy:
 class Dispatch(Protocol):
     """A way to ask Anthropic."""
 
+    def prepare(self, slot: Slot) -> None:
+        """Get ready to send this slot alone, at once, if it turns out that it has to be."""
+
     async def send(self, slots: Sequence[Slot]) -> None:
         """Answer each slot, refuse it, or see to it that it is answered later (``entrusted_to``).
 
@@ -56,6 +59,7 @@ class _Batch:
     """With the time from which each waits."""
     size_bytes: int = 0
     alarm: asyncio.TimerHandle | None = None
+    """None: it does not wait."""
 
 
 _Group = tuple[Strategy, bytes]
@@ -100,16 +104,22 @@ class Batches:
             batch = None
         if batch is None:
             batch = self._filling[group] = _Batch()
-            window_s = policy.window_s[strategy]
-            if policy.eager and group not in self._under_way:
-                window_s = 0.0
-            loop = asyncio.get_running_loop()
-            batch.alarm = loop.call_later(window_s, self._close_batch, group)
+            window_s = self._window_s(group)
+            if window_s > 0:
+                loop = asyncio.get_running_loop()
+                batch.alarm = loop.call_later(window_s, self._close_batch, group)
         batch.slots[slot] = asyncio.get_running_loop().time()
         batch.size_bytes += slot.question.size_bytes
         slot.answer.add_done_callback(lambda _: self._leave(group, batch, slot))
-        if len(batch.slots) >= policy.batch_max[strategy] or self._closing:
+        is_full = len(batch.slots) >= policy.batch_max[strategy]
+        if is_full or batch.alarm is None or self._closing:
             self._close_batch(group)
+
+    def prepare(self, slot: Slot) -> None:
+        """Get ready to send a question that will not wait, if it has to be sent at all."""
+        group = _group(slot)
+        if self._window_s(group) == 0 and group not in self._filling:
+            self._strategies[group[0]].prepare(slot)
 
     def close(self) -> None:
         """Send what waits, at once, and from now on everything as it comes."""
@@ -130,6 +140,11 @@ class Batches:
             for task in self._sending:
                 task.cancel()
             await asyncio.wait(self._sending)
+
+    def _window_s(self, group: _Group) -> float:
+        if self._policy.eager and group not in self._under_way:
+            return 0.0
+        return self._policy.window_s[group[0]]
 
     def _leave(self, group: _Group, batch: _Batch, slot: Slot) -> None:
         """Take a question out that nobody waits for any more, if it has not been sent."""

@@ -238,7 +238,11 @@ class Settings:
         32, kinds.COUNT, "Most calls on Anthropic at once.", low=1, high=1000
     )
     upstream_timeout_s: float = _setting(
-        60.0, kinds.DURATION, "How long Anthropic may say nothing.", low=0.1, high=600.0
+        60.0,
+        kinds.DURATION,
+        "How long Anthropic may say nothing. A call is repeated twice before its answer begins.",
+        low=0.1,
+        high=600.0,
     )
     reflection: bool = _setting(False, kinds.BOOL, "Serve gRPC reflection.")  # noqa: FBT003
     log_level: str = _setting(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,6 +21,7 @@ from mge_cache_server.errors import (
     QueueFullError,
 )
 from mge_cache_server.generation import Completion
+from mge_cache_server.interceptors import readable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
     from mge_cache_server.batcher import Batcher
     from mge_cache_server.deferred_tickets import Tickets
     from mge_cache_server.generation import Strategy
+    from mge_cache_server.interceptors import Unreadable
     from mge_cache_server.slots import Progress
     from mge_cache_server.wire import Limits
 
 UNDER_WAY_MAX: Final = 1000
 """Requests of one stream; one more is refused with RESOURCE_EXHAUSTED."""
+STREAMS_MAX: Final = 1000
+"""Streams of all callers; one more is refused with RESOURCE_EXHAUSTED. A client needs one, and one
+for each large request that is under way."""
 
 
 class _Reader(Protocol):
@@ -58,14 +62,21 @@ class _Wait:
 
 
 class Conversation:
-    """Serves one stream."""
+    """Serves one stream. It is in ``among`` while it does."""
 
     def __init__(
-        self, batcher: Batcher, tickets: Tickets, limits: Limits, *, strategy: Strategy
+        self,
+        batcher: Batcher,
+        tickets: Tickets,
+        limits: Limits,
+        among: set[Conversation],
+        *,
+        strategy: Strategy,
     ) -> None:
         self._batcher = batcher
         self._tickets = tickets
         self._limits = limits
+        self._among = among
         self._strategy = strategy
         self._waits: dict[str, _Wait] = {}
         self._ready: dict[str, None] = {}
@@ -75,12 +86,13 @@ class Conversation:
         self._listening = True
 
     async def replies(
-        self, requests: AsyncIterator[pb.GenerateRequest]
+        self, requests: AsyncIterator[pb.GenerateRequest | Unreadable]
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Answer requests until there are no more and all are answered.
 
         Closing it gives up the rest. Raises what ``requests`` raises, after the answers.
         """
+        self._among.add(self)
         listener = asyncio.get_running_loop().create_task(self._listen(requests))
         try:
             while True:
@@ -93,6 +105,7 @@ class Conversation:
             if listener.done():
                 listener.result()
         finally:
+            self._among.discard(self)
             listener.cancel()
             # Before anything is waited for: that may be cancelled, too.
             for request_id in list(self._waits):
@@ -104,10 +117,10 @@ class Conversation:
         self._listening = False
         self._news.set()
 
-    async def _listen(self, requests: AsyncIterator[pb.GenerateRequest]) -> None:
+    async def _listen(self, requests: AsyncIterator[pb.GenerateRequest | Unreadable]) -> None:
         try:
             async for request in requests:
-                self._take(request)
+                self._take(readable(request))
                 while len(self._errors) >= UNDER_WAY_MAX:
                     # The caller does not read what is wrong with its requests: no more of them.
                     self._told.clear()
@@ -209,31 +222,34 @@ class Conversation:
 
 
 class Conversations:
-    """All streams of a sidecar."""
+    """All streams of a sidecar, at most ``streams_max``."""
 
     def __init__(
-        self, batcher: Batcher, tickets: Tickets, limits: Limits, *, strategy: Strategy
+        self,
+        batcher: Batcher,
+        tickets: Tickets,
+        limits: Limits,
+        *,
+        strategy: Strategy,
+        streams_max: int = STREAMS_MAX,
     ) -> None:
         self._batcher = batcher
         self._tickets = tickets
         self._limits = limits
         self._strategy = strategy
+        self._streams_max = streams_max
         self._open: set[Conversation] = set()
 
-    async def hold(
-        self, requests: AsyncIterator[pb.GenerateRequest]
+    def hold(
+        self, requests: AsyncIterator[pb.GenerateRequest | Unreadable]
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """Serve one stream; see ``Conversation.replies``."""
+        """Serve one stream; see ``Conversation.replies``. QueueFullError: it is one too many."""
+        if len(self._open) >= self._streams_max:
+            raise QueueFullError(f"{self._streams_max} streams of Generate are open")
         conversation = Conversation(
-            self._batcher, self._tickets, self._limits, strategy=self._strategy
+            self._batcher, self._tickets, self._limits, self._open, strategy=self._strategy
         )
-        self._open.add(conversation)
-        try:
-            async with aclosing(conversation.replies(requests)) as replies:
-                async for reply in replies:
-                    yield reply
-        finally:
-            self._open.discard(conversation)
+        return conversation.replies(requests)
 
     def stop(self) -> None:
         """Let the streams end as soon as what is under way is answered."""

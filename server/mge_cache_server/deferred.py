@@ -73,6 +73,9 @@ class Deferred:
         await self._batches.stop()
         await self._tickets.close()
 
+    def prepare(self, slot: Slot) -> None:
+        """See ``Dispatch``: a batch of Anthropic's is never in a hurry."""
+
     async def send(self, slots: Sequence[Slot]) -> None:
         """Send a batch; its slots are answered later, or refused if Anthropic does not take it."""
         # Whoever has left in the moment since the batch was closed; no longer from here on.

@@ -6,7 +6,6 @@ of entries, flights and counts. Belongs to the event loop's thread.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import random
 import time
@@ -176,12 +175,9 @@ class EntryCache(Generic[E]):
         self, key: EntryKey, offer: LeaseOffer | None, reject: bytes
     ) -> tuple[Lookup, NamespaceEpochs]:
         known = self._epochs.of(key.namespace)
-        if not self._epochs.is_current(known):
-            # Side by side: it takes one round trip, and whatever was invalidated before this
-            # request began is seen by both.
-            return await asyncio.gather(
-                self._store.lookup(key, offer, reject), self._epochs.refresh(key.namespace)
-            )
+        if not self._epochs.is_current(known) or (offer is not None and offer.dated):
+            # Whatever was invalidated before this request began is seen by both.
+            return await self._epochs.look_up(key, offer, reject)
         lookup = await self._store.lookup(key, offer, reject)
         if lookup.granted:
             # The lease is dated by the store's clock: the feed may be a moment behind.

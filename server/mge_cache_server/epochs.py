@@ -21,7 +21,8 @@ from mge_cache_server.store import EVERYTHING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mge_cache_server.store import Invalidated, Store
+    from mge_cache_server.model import EntryKey
+    from mge_cache_server.store import EpochTable, Invalidated, LeaseOffer, Lookup, Store
 
 _log = logging.getLogger(__name__)
 
@@ -121,10 +122,27 @@ class Epochs:
 
     async def refresh(self, namespace: str) -> NamespaceEpochs:
         """Read what happened since the last known tick; raises StoreError."""
-        known = self.of(namespace)
-        generation = self._generation if self._subscribed else 0
-        after = known.clock
+        generation, after = self._position(namespace)
         table = await self._store.read_epochs(namespace, after)
+        return await self._take(namespace, table, generation, after)
+
+    async def look_up(
+        self, key: EntryKey, offer: LeaseOffer | None, reject: bytes
+    ) -> tuple[Lookup, NamespaceEpochs]:
+        """Look a key up (``Store.lookup``) and refresh, side by side; raises StoreError."""
+        generation, after = self._position(key.namespace)
+        lookup, table = await self._store.lookup_dated(key, offer, reject, after=after)
+        return lookup, await self._take(key.namespace, table, generation, after)
+
+    def _position(self, namespace: str) -> tuple[int, int]:
+        """Return the feed's generation (0: it is not connected), and the last known tick."""
+        return self._generation if self._subscribed else 0, self.of(namespace).clock
+
+    async def _take(
+        self, namespace: str, table: EpochTable, generation: int, after: int
+    ) -> NamespaceEpochs:
+        """Take over what the store said, when the feed's ``generation`` was that one."""
+        known = self.of(namespace)
         if table.clock < after:
             await self._regressed(namespace, known)
             return known

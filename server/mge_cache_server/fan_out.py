@@ -11,22 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
+import traceback
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from mge_cache_server.errors import AskError
+from mge_cache_server.errors import AskError, DefectError
 from mge_cache_server.generation import Reply, Strategy
 from mge_cache_server.model import Usage
 from mge_cache_server.upstream_events import Begun, Ended
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 
     from mge_cache_server.prices import Prices
     from mge_cache_server.slots import Slot
     from mge_cache_server.upstream import Upstream
+
+_log = logging.getLogger(__name__)
 
 PREFIX_TOKENS_MIN: Final = 1024
 """The shortest prefix that Anthropic caches. Some models want more; a vain mark costs nothing."""
@@ -60,6 +65,15 @@ class FanOut:
         self._now = now
         self._prefixes: dict[bytes, _Prefix] = {}
 
+    def prepare(self, slot: Slot) -> None:
+        """See ``Dispatch``."""
+        question = slot.question
+        marked = (
+            with_marked_prefix(question.body) if self._known(question.group) is not None else None
+        )
+        body = question.body if marked is None else marked
+        slot.ahead = self._upstream.make_ahead(body, question.messages)
+
     async def send(self, slots: Sequence[Slot]) -> None:
         """Answer each slot, or refuse it."""
         first, *others = slots
@@ -67,6 +81,9 @@ class FanOut:
         known = self._known(question.group)
         marked = with_marked_prefix(question.body) if others or known is not None else None
         ahead = bool(others) and marked is not None and not (known is not None and known.cached)
+        if not others:
+            await call_for([first], self.ask(first, marked))
+            return
         begun = asyncio.Event()
         async with asyncio.TaskGroup() as calls:
             leader = start_call(
@@ -96,8 +113,9 @@ class FanOut:
         question = slot.question
         body = question.body if marked is None else marked
         parts: list[str] = []
+        stream = self._upstream.stream(body, question.messages, slot.ahead)
         try:
-            async with aclosing(self._upstream.stream(body, question.messages)) as events:
+            async with aclosing(stream) as events:
                 async for event in events:
                     match event:
                         case str():
@@ -149,11 +167,49 @@ class FanOut:
             del self._prefixes[next(iter(self._prefixes))]
 
 
+async def call_for(slots: Sequence[Slot], ask: Awaitable[None]) -> None:
+    """Make a call that ends early if nobody waits for any of its answers any more."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - else nothing could be awaited
+    is_given_up = False
+
+    def given_up(_: object) -> None:
+        nonlocal is_given_up
+        if not is_given_up and all(slot.answer.cancelled() for slot in slots):
+            is_given_up = True
+            task.cancel()
+
+    for slot in slots:
+        slot.answer.add_done_callback(given_up)
+    try:
+        await _kept_apart(slots, ask)
+    except asyncio.CancelledError:
+        if not is_given_up or task.uncancel() > 0:
+            raise
+    finally:
+        for slot in slots:
+            slot.answer.remove_done_callback(given_up)
+
+
+async def _kept_apart(slots: Sequence[Slot], ask: Awaitable[None]) -> None:
+    """Make a call whose defects are told to those who wait for it, and to nobody else."""
+    try:
+        await ask
+    except Exception as exc:  # noqa: BLE001 - in a task group it would end the others' calls
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        place = f"{PurePath(where.filename).name}:{where.lineno}"
+        # Not its text: that may quote what was asked.
+        failure = {"error": type(exc).__name__, "place": place}
+        _log.error("internal error", extra={"method": "Generate", **failure})
+        for slot in slots:
+            slot.refuse(DefectError("internal error; see the sidecar's log"))
+
+
 def start_call(
     calls: asyncio.TaskGroup, slots: Sequence[Slot], ask: Coroutine[Any, Any, None]
 ) -> asyncio.Task[None]:
     """Start a call that ends early if nobody waits for any of its answers any more."""
-    task = calls.create_task(ask)
+    task = calls.create_task(_kept_apart(slots, ask))
 
     def given_up(_: object) -> None:
         if all(slot.answer.cancelled() for slot in slots):

@@ -115,13 +115,19 @@ class Flights(Generic[E]):
         """Return the number of flights under way."""
         return len(self._flights)
 
-    async def join(self, key: EntryKey, *, wait_s: float, lease_ttl_s: float) -> Hit[E] | Miss:
-        """Return the entry, or a miss with the lease, or (after ``wait_s``) one in progress."""
+    async def join(
+        self, key: EntryKey, *, wait_s: float, lease_ttl_s: float, dated: bool = False
+    ) -> Hit[E] | Miss:
+        """Return the entry, or a miss with the lease, or (after ``wait_s``) one in progress.
+
+        ``dated``: see ``LeaseOffer``.
+        """
         flight = self._flights.get(key)
         pause_s: float | None = None
         if flight is None:
             flight = self._flights[key] = _Flight()
-            outcome = await self._ask_first(key, flight, lease_ttl_s)
+            offer = LeaseOffer(secrets.token_bytes(TOKEN_BYTES), lease_ttl_s, dated)
+            outcome = await self._ask_first(key, flight, offer)
             if not isinstance(outcome, Held):
                 return outcome
             pause_s = outcome.remaining_s
@@ -203,11 +209,10 @@ class Flights(Generic[E]):
             self._all_landed.set_result(None)
 
     async def _ask_first(
-        self, key: EntryKey, flight: _Flight[E], lease_ttl_s: float
+        self, key: EntryKey, flight: _Flight[E], offer: LeaseOffer
     ) -> Hit[E] | Miss | Held:
         # The flight's first caller asks by itself: most of the time there is a hit, and no task is
         # needed. If it is cancelled, a task asks the same again for those who have joined.
-        offer = LeaseOffer(secrets.token_bytes(TOKEN_BYTES), lease_ttl_s)
         try:
             outcome, degraded = await self._ask(key, offer)
         except asyncio.CancelledError:

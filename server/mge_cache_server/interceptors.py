@@ -64,7 +64,7 @@ def unary(
         started_s = time.perf_counter()
         code = "OK"
         try:
-            return await handler(_readable(request))
+            return await handler(readable(request))
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
@@ -90,7 +90,7 @@ def streaming(
         started_s = time.perf_counter()
         code = "OK"
         try:
-            async with aclosing(handler(_readable(request))) as responses:
+            async with aclosing(handler(readable(request))) as responses:
                 async for response in responses:
                     yield response
         except (asyncio.CancelledError, GeneratorExit):
@@ -107,28 +107,18 @@ def streaming(
 
 def bidirectional(
     method: str,
-    handler: Callable[[AsyncIterator[RequestT]], AsyncGenerator[ResponseT, None]],
+    handler: Callable[[AsyncIterator[RequestT | Unreadable]], AsyncGenerator[ResponseT, None]],
     observe: Callable[[str, str, float], None],
-) -> Callable[[AsyncIterator[RequestT | Unreadable], Context], AsyncIterator[ResponseT]]:
-    """Wrap a handler with a stream of requests and one of responses."""
+) -> Callable[[AsyncIterator[RequestT | Unreadable], Context], AsyncGenerator[ResponseT, None]]:
+    """Wrap a handler with a stream of requests, which it checks (``readable``), and of responses.
 
-    async def handle(
-        requests: AsyncIterator[RequestT | Unreadable], context: Context
-    ) -> AsyncIterator[ResponseT]:
-        async def readable() -> AsyncIterator[RequestT]:
-            async for request in requests:
-                yield _readable(request)
-
-        # What it is wrapped in is that of a handler with one request: that is the stream of them.
-        wrapped = streaming(method, lambda _: handler(readable()), observe)
-        async with aclosing(wrapped(None, context)) as responses:
-            async for response in responses:
-                yield response
-
-    return handle
+    It is that of a handler with one request, which is the stream of them.
+    """
+    return streaming(method, handler, observe)
 
 
-def _readable(request: RequestT | Unreadable) -> RequestT:
+def readable(request: RequestT | Unreadable) -> RequestT:
+    """Return a request; raises InvalidRequestError for bytes that were no message."""
     if isinstance(request, Unreadable):
         raise InvalidRequestError("request", "is not a message of the contract")
     return request

@@ -8,13 +8,14 @@ loop's thread.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mge_cache_server.errors import StoreError
 from mge_cache_server.model import LeaseEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mge_cache_server.model import Lease
     from mge_cache_server.store import Store
@@ -30,6 +31,7 @@ class Leases:
         self._failed = failed
         self._held: dict[bytes, tuple[Lease, asyncio.Future[LeaseEnd]]] = {}
         self._releasing: set[asyncio.Task[None]] = set()
+        self._keeping: set[asyncio.Task[None]] = set()
         self._over: list[Callable[[Lease], None]] = []
         self._closing = False
 
@@ -60,24 +62,69 @@ class Leases:
 
     async def hold(self, lease: Lease, max_s: float) -> LeaseEnd:
         """Keep a lease until it ends; releases it if cancelled, or after ``max_s``."""
-        if self._closing:
-            self.release(lease)
-            return LeaseEnd.LOST
-        loop = asyncio.get_running_loop()
-        _, ended = self._held.setdefault(lease.token, (lease, loop.create_future()))
-        give_up_s = loop.time() + max_s
+        ended = self._begin(lease)
         try:
-            while True:
-                pause_s = min(lease.ttl_s / _RENEWALS_PER_TTL, give_up_s - loop.time())
-                done, _ = await asyncio.wait([ended], timeout=max(pause_s, 0))
-                if done:
-                    return ended.result()
-                if loop.time() >= give_up_s or not await self.renew(lease):
-                    return LeaseEnd.LOST
+            return await self._renew_until(ended, lease, max_s)
         finally:
-            self._held.pop(lease.token, None)
-            if not ended.done():
-                self.release(lease)
+            self._end(lease, ended)
+
+    @contextmanager
+    def kept(self, lease: Lease, max_s: float) -> Iterator[None]:
+        """Hold a lease during the block, as ``hold`` does.
+
+        Most answers come before the lease has to be renewed: until then there is no task.
+        """
+        ended, loop = self._begin(lease), asyncio.get_running_loop()
+        first_s = lease.ttl_s / _RENEWALS_PER_TTL
+        keeping: asyncio.Task[None] | None = None
+
+        def begin() -> None:
+            nonlocal keeping
+            keeping = loop.create_task(self._go_on(ended, lease, max_s - first_s))
+            self._keeping.add(keeping)
+            keeping.add_done_callback(self._keeping.discard)
+
+        alarm = loop.call_later(first_s, begin)
+        try:
+            yield
+        finally:
+            alarm.cancel()
+            if keeping is not None:
+                keeping.cancel()
+            self._end(lease, ended)
+
+    def _begin(self, lease: Lease) -> asyncio.Future[LeaseEnd]:
+        ended: asyncio.Future[LeaseEnd] = asyncio.get_running_loop().create_future()
+        if self._closing:
+            ended.set_result(LeaseEnd.LOST)
+            self.release(lease)
+            return ended
+        return self._held.setdefault(lease.token, (lease, ended))[1]
+
+    def _end(self, lease: Lease, ended: asyncio.Future[LeaseEnd]) -> None:
+        self._held.pop(lease.token, None)
+        if not ended.done():
+            ended.set_result(LeaseEnd.LOST)
+            self.release(lease)
+
+    async def _go_on(self, ended: asyncio.Future[LeaseEnd], lease: Lease, max_s: float) -> None:
+        if not ended.done() and await self.renew(lease):
+            await self._renew_until(ended, lease, max_s)
+        self._end(lease, ended)
+
+    async def _renew_until(
+        self, ended: asyncio.Future[LeaseEnd], lease: Lease, max_s: float
+    ) -> LeaseEnd:
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + max_s
+        while not ended.done():
+            pause_s = min(lease.ttl_s / _RENEWALS_PER_TTL, give_up_s - loop.time())
+            done, _ = await asyncio.wait([ended], timeout=max(pause_s, 0))
+            if done:
+                break
+            if loop.time() >= give_up_s or not await self.renew(lease):
+                return LeaseEnd.LOST
+        return ended.result()
 
     def release(self, lease: Lease) -> None:
         """Give a lease back in the background, so that the next in line can take over."""
@@ -92,8 +139,8 @@ class Leases:
             if not ended.done():
                 ended.set_result(LeaseEnd.LOST)
                 self.release(lease)
-        while self._releasing:
-            await asyncio.wait(self._releasing)
+        while under_way := self._releasing | self._keeping:
+            await asyncio.wait(under_way)
 
     async def _release(self, lease: Lease) -> None:
         try:

@@ -10,11 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 _COOL_S = 1.0
 """Calls that began together are refused together: that is one refusal."""
@@ -49,10 +44,13 @@ class Limiter:
         """How long no call may begin yet."""
         return max(0.0, self._paused_until_s - asyncio.get_running_loop().time())
 
-    @asynccontextmanager
-    async def permit(self) -> AsyncIterator[None]:
-        """Wait for a permit, and give it back at the end of the block."""
-        if self._waiting or not self._is_free():
+    def permit(self) -> _Permit:
+        """Return what waits for a permit, and gives it back at the end of its block."""
+        return _Permit(self)
+
+    async def acquire(self) -> None:
+        """Wait for a permit; see ``permit``."""
+        if not self.is_free:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             self._admit()
@@ -60,16 +58,17 @@ class Limiter:
                 await turn
             except asyncio.CancelledError:
                 if turn.done() and not turn.cancelled():
-                    self._leave()
+                    self.release()
                 elif turn in self._waiting:
                     self._waiting.remove(turn)  # a pause is long enough for many who give up
                 raise
         else:
             self.in_flight += 1
-        try:
-            yield
-        finally:
-            self._leave()
+
+    def release(self) -> None:
+        """Give a permit back; see ``permit``."""
+        self.in_flight -= 1
+        self._admit()
 
     def succeeded(self) -> None:
         """Take note of a call that was answered."""
@@ -86,12 +85,13 @@ class Limiter:
             until_s = now_s + min(retry_after_s, _PAUSE_MAX_S)
             self._paused_until_s = max(self._paused_until_s, until_s)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a permit can be had at once."""
+        return not self._waiting and self._is_free()
+
     def _is_free(self) -> bool:
         return self.in_flight < self.limit and not self.pause_s
-
-    def _leave(self) -> None:
-        self.in_flight -= 1
-        self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._is_free():
@@ -106,3 +106,18 @@ class Limiter:
     def _wake(self) -> None:
         self._alarm = None
         self._admit()
+
+
+class _Permit:
+    """A permit for one ``async with`` block."""
+
+    __slots__ = ("_limiter",)
+
+    def __init__(self, limiter: Limiter) -> None:
+        self._limiter = limiter
+
+    async def __aenter__(self) -> None:
+        await self._limiter.acquire()
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._limiter.release()

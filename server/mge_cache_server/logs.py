@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LIBRARIES = ("redis", "uvicorn", "grpc", "asyncio")
-_TALKATIVE = ("anthropic", "httpx2", "httpcore2")
+_TALKATIVE = ("anthropic", "httpx2", "httpcore2", "aiohttp")
 """Their "debug" has requests with prompts, their "info" a line for each."""
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 _SECRET = frozenset({"password", "prompt", "answer", "body", "key", "lease", "token"})

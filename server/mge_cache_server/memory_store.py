@@ -118,6 +118,13 @@ class MemoryStore:
         self._data.leases[key] = _Lease(offer.token, now_s + offer.ttl_s)
         return Lookup(None, 0.0, granted=True)
 
+    async def lookup_dated(
+        self, key: EntryKey, offer: LeaseOffer | None, reject: bytes, *, after: int
+    ) -> tuple[Lookup, EpochTable]:
+        """See ``Store.lookup_dated``."""
+        found = await self.lookup(key, offer, reject)
+        return found, await self.read_epochs(key.namespace, after)
+
     async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
         """See ``Store.put``."""
         _forget_expired(self._data.records, self._data.now())

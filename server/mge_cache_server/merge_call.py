@@ -56,6 +56,10 @@ class Merge:
         self._fan_out = fan_out
         self._counts = counts
 
+    def prepare(self, slot: Slot) -> None:
+        """See ``Dispatch``: a question alone goes the way of the others."""
+        self._fan_out.prepare(slot)
+
     async def send(self, slots: Sequence[Slot]) -> None:
         """Answer each slot, or refuse it."""
         together = await self._worth_merging(slots)

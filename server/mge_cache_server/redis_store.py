@@ -20,7 +20,7 @@ from mge_cache_server.deadline import Deadline
 from mge_cache_server.errors import StoreRefusedError, StoreUnavailableError
 from mge_cache_server.keys import KeyNames
 from mge_cache_server.model import EntryKey
-from mge_cache_server.redis_store_calls import ClusterCalls, ConnectionCalls
+from mge_cache_server.redis_store_calls import Argument, ClusterCalls, ConnectionCalls
 from mge_cache_server.redis_store_connect import connect, disconnect
 from mge_cache_server.redis_store_deferred import RedisDeferred
 from mge_cache_server.redis_store_errors import concerns_others, reason, refuses_writes
@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from mge_cache_server.store import FeedEvent, LeaseOffer
 
 _log = logging.getLogger(__name__)
+
+_Names = tuple[str, ...]
+_Arguments = tuple[_Names, tuple[Argument, ...]]
+"""The keys of a script, and its other arguments."""
 
 _IN_FLIGHT_MAX = 32
 _SCAN_PAGE = 500
@@ -97,13 +101,20 @@ class RedisStore:
         self, key: EntryKey, offer: LeaseOffer | None = None, reject: bytes = b""
     ) -> Lookup:
         """See ``Store.lookup``."""
-        token, ttl_ms = (b"", 0) if offer is None else (offer.token, _ms(offer.ttl_s))
-        names = (self._names.entry(key), self._names.lease(key))
-        reply = await self._run("lookup", scripts.LOOKUP, names, token, ttl_ms, reject)
-        record, left_ms = reply[0], reply[1]
-        if record is not None:
-            return Lookup(record, left_ms / 1000, granted=False)
-        return Lookup(None, max(left_ms, 0) / 1000, granted=bool(reply[2]))
+        names, args = self._lookup(key, offer, reject)
+        return scripts.found(await self._run("lookup", scripts.LOOKUP, names, *args))
+
+    async def lookup_dated(
+        self, key: EntryKey, offer: LeaseOffer | None, reject: bytes, *, after: int
+    ) -> tuple[Lookup, EpochTable]:
+        """See ``Store.lookup_dated``. Two scripts, as their keys are in different slots."""
+        reply, epochs = await self._timed(
+            "lookup",
+            self._call_both,
+            (scripts.LOOKUP, *self._lookup(key, offer, reject)),
+            (scripts.READ_EPOCHS, *self._reading(key.namespace, after)),
+        )
+        return scripts.found(reply), scripts.epoch_table(epochs)
 
     async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
         """See ``Store.put``."""
@@ -126,16 +137,9 @@ class RedisStore:
 
     async def read_epochs(self, namespace: str, after: int) -> EpochTable:
         """See ``Store.read_epochs``."""
-        names = (self._names.epochs(namespace),)
-        clock, flat = await self._run(
-            "read_epochs", scripts.READ_EPOCHS, names, after, self._retention_ms
-        )
-        epochs = {
-            tag.decode(): int(tick)
-            for tag, tick in zip(flat[::2], flat[1::2], strict=True)
-            if tag != scripts.CLOCK_MEMBER.encode()
-        }
-        return EpochTable(int(clock), epochs)
+        names, args = self._reading(namespace, after)
+        reply = await self._run("read_epochs", scripts.READ_EPOCHS, names, *args)
+        return scripts.epoch_table(reply)
 
     async def advance(self, namespace: str, tags: Sequence[str], *, after: int = 0) -> Invalidated:
         """See ``Store.advance``."""
@@ -208,6 +212,13 @@ class RedisStore:
         await self._calls.close()
         await disconnect(self._client)
 
+    def _lookup(self, key: EntryKey, offer: LeaseOffer | None, reject: bytes) -> _Arguments:
+        token, ttl_ms = (b"", 0) if offer is None else (offer.token, _ms(offer.ttl_s))
+        return (self._names.entry(key), self._names.lease(key)), (token, ttl_ms, reject)
+
+    def _reading(self, namespace: str, after: int) -> _Arguments:
+        return (self._names.epochs(namespace),), (after, self._retention_ms)
+
     async def _run(
         self,
         operation: str,
@@ -246,6 +257,25 @@ class RedisStore:
         except NoScriptError:
             # A server that was restarted, or a node of a cluster that has not seen it yet.
             return await self._calls.execute("EVAL", script.text, *command[2:])
+
+    async def _call_both(self, *calls: tuple[Script, _Names, tuple[Argument, ...]]) -> list[Any]:
+        first, second = (
+            ("EVALSHA", script.sha, len(names), *names, *args) for script, names, args in calls
+        )
+        replies = await self._calls.execute_both(first, second)
+        return [
+            await self._mended(reply, script, names, args)
+            for reply, (script, names, args) in zip(replies, calls, strict=True)
+        ]
+
+    async def _mended(
+        self, reply: Any, script: Script, names: _Names, args: tuple[Argument, ...]
+    ) -> Any:
+        if isinstance(reply, NoScriptError):
+            return await self._call(script, names, *args)
+        if isinstance(reply, RedisError):
+            raise reply
+        return reply
 
     async def _failure(self, operation: str, exc: Exception) -> StoreError:
         why = reason(exc)

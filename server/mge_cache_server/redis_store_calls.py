@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 Argument = str | bytes | int
+Command = tuple[Argument, ...]
 
 _CLUSTER_START_S = 1.0
 
@@ -30,6 +31,9 @@ class Calls(Protocol):
 
     async def execute(self, *command: Argument) -> Any:
         """Send a command and return its reply. May be cancelled at any time."""
+
+    async def execute_both(self, first: Command, second: Command) -> tuple[Any, Any]:
+        """Send two commands at once; a ResponseError is returned in its reply's place."""
 
     async def drop_idle(self) -> None:
         """Let the next commands open new connections."""
@@ -55,15 +59,15 @@ class ConnectionCalls:
 
     async def execute(self, *command: Argument) -> Any:
         """See ``Calls.execute``."""
-        packed = pack_command(command)  # type: ignore[arg-type] # its stub wants one argument
-        while self._idle:
-            try:
-                return await self._send(self._idle.pop(), packed)
-            except RedisConnectionError:
-                # The server has closed it since it was last used. Its fellows will be no better.
-                await self.drop_idle()
-        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        return await self._send(connection, packed)
+        (reply,) = await self._exchange(_packed(command), 1)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
+    async def execute_both(self, first: Command, second: Command) -> tuple[Any, Any]:
+        """See ``Calls.execute_both``."""
+        one, other = await self._exchange(_packed(first) + _packed(second), 2)
+        return one, other
 
     async def drop_idle(self) -> None:
         """See ``Calls.drop_idle``."""
@@ -77,22 +81,41 @@ class ConnectionCalls:
         for connection in idle:
             await connection.disconnect()
 
-    async def _send(self, connection: AbstractConnection, packed: bytes) -> Any:
+    async def _exchange(self, packed: bytes, replies: int) -> list[Any]:
+        while self._idle:
+            try:
+                return await self._send(self._idle.pop(), packed, replies)
+            except RedisConnectionError:
+                # The server has closed it since it was last used. Its fellows will be no better.
+                await self.drop_idle()
+        connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        return await self._send(connection, packed, replies)
+
+    async def _send(self, connection: AbstractConnection, packed: bytes, replies: int) -> list[Any]:
         try:
             if not connection.is_connected:
                 await connection.connect()  # type: ignore[no-untyped-call]
             await connection.send_packed_command(packed, check_health=False)
-            reply = await connection.read_response()
-        except ResponseError:
-            # The server has answered: the connection is as good as before.
-            self._idle.append(connection)
-            raise
+            received = [await _reply(connection) for _ in range(replies)]
         except BaseException:
             # Cancelled, or broken: a reply that still comes would be taken for the next one's.
             await connection.disconnect(nowait=True)
             raise
         self._idle.append(connection)
-        return reply
+        return received
+
+
+def _packed(command: Command) -> bytes:
+    packed: bytes = pack_command(command)  # type: ignore[arg-type] # its stub wants one argument
+    return packed
+
+
+async def _reply(connection: AbstractConnection) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as exc:
+        # The server has answered: the connection is as good as before.
+        return exc
 
 
 class ClusterCalls:
@@ -111,6 +134,16 @@ class ClusterCalls:
     async def execute(self, *command: Argument) -> Any:
         """See ``Calls.execute``."""
         return await self._finish(self._execute(*command))
+
+    async def execute_both(self, first: Command, second: Command) -> tuple[Any, Any]:
+        """See ``Calls.execute_both``. They may be for two nodes."""
+        replies = await asyncio.gather(
+            self.execute(*first), self.execute(*second), return_exceptions=True
+        )
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, ResponseError):
+                raise reply
+        return replies[0], replies[1]
 
     async def drop_idle(self) -> None:
         """Leave it to the cluster's client, which follows the topology."""

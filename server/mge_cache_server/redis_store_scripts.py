@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from hashlib import sha1
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from mge_cache_server.store import EpochTable, Lookup
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -245,3 +247,22 @@ def advance_arguments(
 ) -> tuple[str | int, ...]:
     """List ADVANCE's arguments: the new tick is later than ``after`` (0: than the clock only)."""
     return (retention_ms, channel, namespace, after, *tags)
+
+
+def found(reply: Any) -> Lookup:
+    """Read a reply of LOOKUP."""
+    record, left_ms = reply[0], reply[1]
+    if record is not None:
+        return Lookup(record, left_ms / 1000, granted=False)
+    return Lookup(None, max(left_ms, 0) / 1000, granted=bool(reply[2]))
+
+
+def epoch_table(reply: Any) -> EpochTable:
+    """Read a reply of READ_EPOCHS."""
+    clock, flat = reply
+    epochs = {
+        tag.decode(): int(tick)
+        for tag, tick in zip(flat[::2], flat[1::2], strict=True)
+        if tag != CLOCK_MEMBER.encode()
+    }
+    return EpochTable(int(clock), epochs)

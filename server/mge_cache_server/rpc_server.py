@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from mge_cache_server.config import Settings
     from mge_cache_server.service import CacheService
 
+PING_MIN_S = 5.0
+"""So often a client may ask whether the sidecar is there. Ours do every 10 s of silence."""
+
 _MESSAGE_SLACK_BYTES = 16 * 1024 * 1024
 """A message somewhat over the limits reaches our own checks, which name the field."""
 
@@ -41,6 +44,7 @@ class RpcServer:
                 ("grpc.max_send_message_length", max_bytes),
                 # A second sidecar on the same port is a mistake, not a way to share it.
                 ("grpc.so_reuseport", 0),
+                *pings_allowed(PING_MIN_S),
             ]
         )
         register(self._service, server)
@@ -68,6 +72,14 @@ class RpcServer:
         if self._bound_socket:
             # Not before it is ours: the path may be another sidecar's.
             _forget_socket(self._bound_socket)
+
+
+def pings_allowed(min_s: float) -> tuple[tuple[str, int], ...]:
+    """Return the options that let a client ping every ``min_s``, while its calls are silent.
+
+    By default it is every five minutes: a client that asks more often is disconnected.
+    """
+    return (("grpc.http2.min_ping_interval_without_data_ms", round(min_s * 1000)),)
 
 
 def _reflect(server: grpc.aio.Server) -> None:

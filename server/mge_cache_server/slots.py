@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mge_cache_server.errors import MgeError
     from mge_cache_server.generation import Question, Reply, Request
     from mge_cache_server.model import Lease
+    from mge_cache_server.upstream_ahead import Ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Slot:
         """Of the deferred requests that asked: their answer may be fetched by them later."""
         self.entrusted_to = ""
         """The deferred batch that answers it, whoever waits: it keeps lease and answer."""
+        self.ahead: Ahead | None = None
+        """A call for it alone that is made ready while the cache is asked."""
         self._gone = gone
         self._readers: dict[Reader, None] = {}
         self._chunks: list[str] = []

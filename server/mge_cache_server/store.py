@@ -35,10 +35,15 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class LeaseOffer:
-    """A lease to be taken if the record is missing."""
+    """A lease to be taken if the record is missing.
+
+    ``dated``: whoever offers it expects to get it, and has the clock that dates it read in the
+    same round trip.
+    """
 
     token: bytes
     ttl_s: float
+    dated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +136,11 @@ class Store(Protocol):
         A record that begins with ``reject`` (its header, if not empty) is dropped and counts as
         missing: the caller has found it to be dead or corrupt. So does a record of no bytes.
         """
+
+    async def lookup_dated(
+        self, key: EntryKey, offer: LeaseOffer | None, reject: bytes, *, after: int
+    ) -> tuple[Lookup, EpochTable]:
+        """Look up, then read the epochs ``after`` a tick: in the time of one round trip."""
 
     async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
         """Store a record, end the lease of ``token``, and wake whoever waits for the key."""

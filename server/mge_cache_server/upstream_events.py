@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mge_cache_server.model import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from anthropic import AsyncStream
-    from anthropic.types import RawMessageStreamEvent
+    from collections.abc import AsyncGenerator, AsyncIterator
 
 _log = logging.getLogger(__name__)
 
@@ -46,37 +43,36 @@ class CutError(Exception):
 
 
 async def read_answer(
-    events: AsyncStream[RawMessageStreamEvent], started_s: float
-) -> AsyncIterator[UpstreamEvent]:
-    """Yield what a call's events say, up to the answer's end; raises CutError if there is none.
+    events: AsyncIterator[Any], started_s: float
+) -> AsyncGenerator[UpstreamEvent, None]:
+    """Yield what a call's events (their JSON) say, up to the answer's end; raises CutError if
+    there is none.
 
     ``started_s`` is the ``perf_counter`` at which the call began. What is left of the response is
     read when whoever has taken the end asks for more.
-    """
-    usage, stop_reason = Usage(), None
-    each = aiter(events)
-    async for event in each:
+    """  # noqa: D205
+    usage, stop_reason = Usage(), ""
+    async for event in events:
+        said: UpstreamEvent | None = None
         try:
-            match event.type:
+            match event["type"]:
+                case "content_block_delta":
+                    said = _text(event["delta"])
                 case "message_start":
-                    usage = _usage(event.message.usage, usage)
-                    said: UpstreamEvent | None = Begun()
-                case "content_block_delta" if event.delta.type == "text_delta":
-                    said = event.delta.text
+                    usage = _usage(event["message"]["usage"], usage)
+                    said = Begun()
                 case "message_delta":
-                    usage = _usage(event.usage, usage)
-                    stop_reason, said = event.delta.stop_reason, None
+                    usage = _usage(event["usage"], usage)
+                    stop_reason = _name(event["delta"]["stop_reason"])
                 case "message_stop":
-                    said = Ended(stop_reason or "", usage, time.perf_counter() - started_s)
-                case _:
-                    said = None
-        except (AttributeError, TypeError, ValueError):
+                    said = Ended(stop_reason, usage, time.perf_counter() - started_s)
+        except (AttributeError, LookupError, TypeError, ValueError):
             # JSON, but not of the contract: as good as a connection that broke.
             raise CutError from None
         if said is not None:
             yield said
         if isinstance(said, Ended):
-            await _drain(each)
+            await _drain(events)
             return
     raise CutError
 
@@ -94,11 +90,26 @@ async def _drain(events: AsyncIterator[object]) -> None:
         _log.debug("a response to Generate did not end", extra={"error": type(exc).__name__})
 
 
+def _text(delta: Any) -> str | None:
+    if delta["type"] != "text_delta":
+        return None
+    text = delta["text"]
+    if not isinstance(text, str):
+        raise TypeError
+    return text
+
+
+def _name(stop_reason: object) -> str:
+    if not isinstance(stop_reason, str | None):
+        raise TypeError
+    return stop_reason or ""
+
+
 def _usage(reported: Any, before: Usage) -> Usage:
     """Read a usage; where a count is not reported, it is as before."""
 
     def count(name: str, known: int) -> int:
-        value = getattr(reported, name, None)
+        value = reported.get(name)
         return known if value is None else int(value)
 
     return Usage(

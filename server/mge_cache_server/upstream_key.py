@@ -26,3 +26,8 @@ class Key:
         except (OSError, UnicodeDecodeError):
             self._key, self._seen = "", None
         return self._key
+
+
+def is_usable(key: str) -> bool:
+    """Whether it can be sent at all."""
+    return bool(key) and key.isascii() and key.isprintable()

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from mge_cache._key import length_prefixed
 from mge_cache.v1 import cache_service_pb2 as pb
@@ -40,6 +40,8 @@ MAX_TOKENS_MAX = 2**31 - 1
 JSON_DEPTH_MAX = 64
 NOT_TEXT = frozenset({"tools", "tool_choice", "mcp_servers", "container"})
 """Parameters whose answers may be more than text."""
+NO_PARAMETERS = frozenset({"stream", "model", "temperature"})
+_EXCLUDED = NOT_TEXT | NO_PARAMETERS
 
 _CACHE_USES: dict[int, CacheUse] = {
     pb.CACHE_USE_UNSPECIFIED: CacheUse.USE,
@@ -88,7 +90,9 @@ def start(message: pb.GenerateStart, limits: Limits, default: Strategy) -> Start
         raise InvalidRequestError("identity.key", "must be unset: the prompt itself is needed")
     key = wire.entry_key(identity, limits, model_required=True)
     question = _question(identity, key.namespace, key)
-    strategy = _chosen("strategy", _STRATEGIES | {pb.STRATEGY_UNSPECIFIED: default}, message)
+    strategy = default
+    if message.strategy != pb.STRATEGY_UNSPECIFIED:
+        strategy = _chosen("strategy", _STRATEGIES, message)
     request = Request(
         question,
         tags=wire.tags(message, key, limits, own=(keys.model_tag(identity.model),)),
@@ -127,11 +131,8 @@ def _chosen(field: str, known: Mapping[int, Any], message: pb.GenerateStart) -> 
 
 def _question(identity: pb.PromptIdentity, namespace: str, key: Any) -> Question:
     parameters = {name: _parsed(name, text) for name, text in identity.parameters.items()}
-    for name in sorted(NOT_TEXT & parameters.keys()):
-        problem = "cannot be used here: Generate answers with text"
-        raise InvalidRequestError(f"identity.parameters[{name}]", problem)
-    for name in sorted({"stream", "model", "temperature"} & parameters.keys()):
-        raise InvalidRequestError(f"identity.parameters[{name}]", "is not a parameter here")
+    if not parameters.keys().isdisjoint(_EXCLUDED):
+        _refuse_excluded(parameters)
     max_tokens = parameters.get("max_tokens", MAX_TOKENS_DEFAULT)
     if type(max_tokens) is not int or not 1 <= max_tokens <= MAX_TOKENS_MAX:
         problem = f"must be a number from 1 to {MAX_TOKENS_MAX}"
@@ -158,6 +159,14 @@ def _question(identity: pb.PromptIdentity, namespace: str, key: Any) -> Question
     )
 
 
+def _refuse_excluded(parameters: Mapping[str, object]) -> NoReturn:
+    name = min(NOT_TEXT & parameters.keys(), default="")
+    problem = "cannot be used here: Generate answers with text"
+    if not name:
+        name, problem = min(NO_PARAMETERS & parameters.keys()), "is not a parameter here"
+    raise InvalidRequestError(f"identity.parameters[{name}]", problem)
+
+
 def _parsed(name: str, text: str) -> Any:
     r"""Read a parameter as JSON that can be written again, alone and beside others'.
 
@@ -165,7 +174,7 @@ def _parsed(name: str, text: str) -> Any:
     float, half a character (``"\ud800"``), and what is nested too deeply.
     """
     try:
-        value = json.loads(text, parse_constant=_refused, parse_float=_finite)
+        value = _JSON.decode(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
@@ -186,6 +195,11 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError("beyond a float")
     return value
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True)
+"""Made once: ``json.loads`` and ``json.dumps`` with arguments make one at each call."""
 
 
 def _is_deep(value: Any) -> bool:
@@ -212,8 +226,7 @@ def _only_text(messages: list[Any]) -> str | None:
 
 
 def _group(namespace: str, body: Mapping[str, Any]) -> bytes:
-    canonical = json.dumps(body, sort_keys=True, ensure_ascii=True)
-    fields = length_prefixed(namespace.encode(), canonical.encode())
+    fields = length_prefixed(namespace.encode(), _CANONICAL.encode(body).encode())
     return hashlib.sha256(fields).digest()
 
 

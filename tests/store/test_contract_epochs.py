@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from mge_cache_server.store import EVERYTHING, EpochTable, Invalidated, Subscribed
+from tests.store.examples import GRANTED, HEADER, KEY, NOTHING, OURS, RECORD
 from tests.store.listener import listening
 from tests.waiting import eventually
 
@@ -198,3 +199,16 @@ async def test_a_closed_store_leaves_nothing_behind(backend: Backend) -> None:
 
 async def test_an_unused_store_can_be_closed(backend: Backend) -> None:
     await backend.store().close()
+
+
+async def test_a_dated_lookup_brings_both(store: Store) -> None:
+    found, table = await store.lookup_dated(KEY, OURS, b"", after=-1)
+    assert found == GRANTED
+    assert table == await store.read_epochs(KEY.namespace, -1)
+    await store.put(KEY, RECORD, 60.0, OURS.token)
+    event = await store.advance(KEY.namespace, ("tag:a",))
+    found, table = await store.lookup_dated(KEY, OURS, b"", after=table.clock)
+    assert (found.record, found.granted) == (RECORD, False)
+    assert table == EpochTable(event.tick, {"tag:a": event.tick})
+    found, _ = await store.lookup_dated(KEY, None, HEADER, after=event.tick)
+    assert found == NOTHING

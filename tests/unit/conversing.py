@@ -45,7 +45,7 @@ class Stream:
         cache = batching.cache
         tickets = Tickets(cache.store.deferred, cache.prompts, poll_s=1.0, failed=lambda *_: None)
         self.conversation = Conversation(
-            batching.batcher, tickets, LIMITS, strategy=Strategy.FAN_OUT
+            batching.batcher, tickets, LIMITS, set(), strategy=Strategy.FAN_OUT
         )
         self.replies: list[pb.GenerateResponse] = []
         self.taken = 0

@@ -19,8 +19,6 @@ from mge_cache_server.upstream_events import Begun, Ended, UpstreamEvent
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from mge_cache_server.errors import AskError
-
 _FENCE = re.compile(r"^\[([0-9a-f]{24}) request \d+\]\n", re.MULTILINE)
 INPUT_USD = 1e-6
 OUTPUT_USD = 5e-6
@@ -47,7 +45,7 @@ class Asked:
         self.over = False
         self.billed = Usage()
         """What it cost, once it has ended."""
-        self.events: asyncio.Queue[UpstreamEvent | AskError] = asyncio.Queue()
+        self.events: asyncio.Queue[UpstreamEvent | Exception] = asyncio.Queue()
 
     def begin(self) -> None:
         """Begin the answer."""
@@ -62,7 +60,7 @@ class Asked:
         self.billed = Usage(100 + 7 * self.number, 50 + 3 * self.number)
         self.events.put_nowait(Ended(stop_reason, self.billed, 1.0))
 
-    def fail(self, error: AskError) -> None:
+    def fail(self, error: Exception) -> None:
         """Break off."""
         self.events.put_nowait(error)
 
@@ -86,8 +84,14 @@ class DictatedUpstream:
         """The calls under way."""
         return [each for each in self.calls if not each.over]
 
+    def make_ahead(self, body: Mapping[str, Any], messages: Sequence[Any]) -> None:
+        """See ``Upstream.make_ahead``: nothing is made ready."""
+
     async def stream(
-        self, body: Mapping[str, Any], messages: Sequence[Any]
+        self,
+        body: Mapping[str, Any],
+        messages: Sequence[Any],
+        ahead: None = None,  # noqa: ARG002
     ) -> AsyncGenerator[UpstreamEvent, None]:
         """See ``Upstream.stream``."""
         async with self.limiter.permit():

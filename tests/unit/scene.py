@@ -113,6 +113,12 @@ class StageStore:
         await self._there("lookup")
         return await self._back("lookup", await self.data.lookup(key, offer, reject))
 
+    async def lookup_dated(
+        self, key: EntryKey, offer: LeaseOffer | None, reject: bytes, *, after: int
+    ) -> tuple[Lookup, EpochTable]:
+        found = await self.lookup(key, offer, reject)
+        return found, await self.read_epochs(key.namespace, after)
+
     async def put(self, key: EntryKey, record: bytes, ttl_s: float, token: bytes = b"") -> None:
         await self._there("put")
         await self.data.put(key, record, ttl_s, token)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from mge_cache_server.errors import QueueFullError
-from mge_cache_server.generation import AnswerSource, Completion
+import pytest
+
+from mge_cache_server.errors import DefectError, QueueFullError
+from mge_cache_server.generation import AnswerSource, Completion, Strategy
 from tests.unit.batching import Batching, Caller
 from tests.unit.dictated import LONG_SYSTEM
 from tests.unit.questions import make_request
@@ -106,4 +108,29 @@ async def test_who_finds_the_queue_full_gives_its_lease_back() -> None:
     assert len(batching.cache.store.data._data.leases) == 1, "that of the first"
     await batching.batcher.abort()
     await turns()
+    batching.check_nothing_leaks()
+
+
+@pytest.mark.parametrize("strategy", [Strategy.FAN_OUT, Strategy.MERGE])
+@virtual_time
+async def test_a_defect_in_one_call_is_no_other_callers(
+    strategy: Strategy, caplog: pytest.LogCaptureFixture
+) -> None:
+    batching = Batching(batch_max=2)
+    await batching.connect()
+    unlucky = batching.submit(make_request("my secret", strategy=strategy))
+    lucky = batching.submit(make_request("y", strategy=strategy))
+    await turns()
+    calls = {call.prompts[0]: call for call in batching.upstream.live}
+    calls["my secret"].fail(ValueError("my secret"))
+    await turns()
+    unlucky.read()
+    assert isinstance(unlucky.outcome, DefectError)
+    calls["y"].say("yes")
+    calls["y"].end()
+    await turns()
+    assert completion_of(lucky).text == "yes"
+    [logged] = [str(record.__dict__) for record in caplog.records]
+    assert "ValueError" in logged
+    assert "my secret" not in logged
     batching.check_nothing_leaks()

@@ -40,6 +40,10 @@ class Dispatched:
         self.batches: list[tuple[float, list[str]]] = []
         self.go = asyncio.Event()
         self.failure: Exception | None = None
+        self.prepared: list[str] = []
+
+    def prepare(self, slot: Slot) -> None:
+        self.prepared.append(slot.question.prompt or "")
 
     async def send(self, slots: Sequence[Slot]) -> None:
         began_s = now()
@@ -208,3 +212,17 @@ def test_no_question_is_left_without_an_outcome(
 
     run()
     assert ("internal error" in caplog.text) == (expected is DefectError)
+
+
+@virtual_time
+async def test_only_what_would_go_at_once_is_made_ready() -> None:
+    dispatched = Dispatched()
+    batches, _ = make(dispatched, eager=True)
+    first, second = (Slot(make_request(each), gone=lambda: None) for each in ("a", "b"))
+    batches.prepare(first)
+    batches.add(first)
+    batches.prepare(second)  # one like it is under way: it waits
+    assert dispatched.prepared == ["a"]
+    dispatched.go.set()
+    await batches.handed_over(1.0)
+    await batches.abort()

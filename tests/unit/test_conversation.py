@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from mge_cache.v1 import cache_service_pb2 as pb
-from mge_cache_server.conversation import UNDER_WAY_MAX
-from mge_cache_server.errors import InvalidRequestError
+from mge_cache_server.conversation import UNDER_WAY_MAX, Conversations
+from mge_cache_server.deferred_tickets import Tickets
+from mge_cache_server.errors import InvalidRequestError, QueueFullError
+from mge_cache_server.generation import Strategy
 from tests.unit.batching import Batching
-from tests.unit.conversing import Stream, start
+from tests.unit.conversing import LIMITS, Stream, start
 from tests.unit.scene import turns
 from tests.unit.virtual_time import virtual_time
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 INVALID_ARGUMENT, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 3, 4, 8, 14
 
@@ -215,4 +220,29 @@ async def test_a_stream_that_is_cancelled_twice_leaves_nothing_either() -> None:
     await turns()
     assert [call.cancelled for call in batching.upstream.calls] == [True]
     await turns()
+    batching.check_nothing_leaks()
+
+
+@virtual_time
+async def test_a_stream_too_many_is_refused_until_another_ends() -> None:
+    batching = Batching()
+    await batching.connect()
+    cache = batching.cache
+    tickets = Tickets(cache.store.deferred, cache.prompts, poll_s=1.0, failed=lambda *_: None)
+    conversations = Conversations(
+        batching.batcher, tickets, LIMITS, strategy=Strategy.FAN_OUT, streams_max=1
+    )
+
+    async def asks_for_ever() -> AsyncIterator[pb.GenerateRequest]:
+        await asyncio.Event().wait()
+        yield pb.GenerateRequest()
+
+    for _ in range(2):
+        stream = conversations.hold(asks_for_ever())
+        reading = asyncio.ensure_future(anext(stream))
+        await turns()
+        with pytest.raises(QueueFullError, match="1 streams"):
+            conversations.hold(asks_for_ever())
+        reading.cancel()
+        await asyncio.wait([reading])
     batching.check_nothing_leaks()

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 SERVER_OWNERS = {
     # What is imported: the modules of mge_cache_server that may (a pattern; "cli" is a package).
     "mge_cache.v1": r"service|conversation|wire.*",
-    "anthropic": r"upstream(_events|_batches)?",
-    "httpx2": r"upstream(_events|_batches)?",
+    "anthropic": r"upstream(_ahead)?",
+    "httpx2": r"upstream(_batches)?",
     "grpc": r"app|interceptors|rpc_server|service|cli\.health",
     "grpc_health": r"rpc_server|cli\.health",
     "grpc_reflection": r"rpc_server",

@@ -252,3 +252,61 @@ async def test_a_lease_that_is_let_go_is_not_given_back() -> None:
     await desk.leases.close()
     assert not await desk.free()
     desk.leases.let_go(LEASE)  # nobody holds it any more: nothing happens
+
+
+@virtual_time
+async def test_a_kept_lease_is_renewed_and_given_back_at_the_end_of_the_block() -> None:
+    desk = Desk()
+    await desk.take()
+    with desk.leases.kept(LEASE, 600.0):
+        await asyncio.sleep(30.5)
+        assert desk.renewals() == 30
+        assert not await desk.free()
+    await turns()
+    assert await desk.free()
+    assert desk.leases._held == {}
+    assert len(asyncio.all_tasks()) == 1
+
+
+@virtual_time
+async def test_a_block_that_ends_at_once_gives_its_lease_back_too() -> None:
+    desk = Desk()
+    await desk.take()
+    with desk.leases.kept(LEASE, 600.0):
+        pass
+    await turns()
+    assert await desk.free()
+    await asyncio.sleep(10.0)
+    assert desk.renewals() == 0
+
+
+@virtual_time
+async def test_an_answer_ends_a_kept_lease_without_giving_it_back() -> None:
+    desk = Desk()
+    await desk.take()
+    with desk.leases.kept(LEASE, 600.0):
+        await asyncio.sleep(1.5)
+        desk.leases.fulfilled(LEASE.token)
+    await turns()
+    assert "release_lease" not in desk.store.calls
+
+
+@virtual_time
+async def test_a_kept_lease_that_is_lost_is_not_renewed_again() -> None:
+    desk = Desk()
+    await desk.take()
+    with desk.leases.kept(LEASE, 600.0):
+        await desk.store.data.release_lease(KEY, LEASE.token)
+        assert await desk.free()
+        await asyncio.sleep(10.0)
+        assert desk.renewals() == 1
+
+
+@virtual_time
+async def test_closing_gives_kept_leases_back() -> None:
+    desk = Desk()
+    await desk.take()
+    with desk.leases.kept(LEASE, 600.0):
+        await asyncio.sleep(1.5)
+        await desk.leases.close()
+        assert await desk.free()
