@@ -45,11 +45,13 @@ class AsyncFlights:
         timeouts: Timeouts,
         fail_open: bool,
         hold: Callable[[Lease], AbstractAsyncContextManager[None]],
+        ask: Callable[[], None],
     ) -> None:
         self._health = health
         self._timeouts = timeouts
         self._fail_open = fail_open
         self._hold = hold
+        self._ask = ask
         self._look_ups = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._stores = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._turns = Turns()
@@ -110,7 +112,7 @@ class AsyncFlights:
 
         async def once(slice_s: float, *, asks_again: bool) -> Found | Miss:
             if self._fail_open:
-                self._health.check()
+                self._health.check(self._ask)
             message = flight.asking(
                 wait_s=slice_s, lease_ttl_s=self._timeouts.lease_ttl_s, asks_again=asks_again
             )
@@ -144,7 +146,7 @@ class AsyncFlights:
             message = flight.storing(result, lease=lease, compute_s=compute_s)
             async with self._stores:
                 if self._fail_open:
-                    self._health.check()
+                    self._health.check(self._ask)
                 await store(message)
         except MgeCacheError as exc:
             if not self._fail_open:

@@ -34,11 +34,13 @@ class Flights:
         timeouts: Timeouts,
         fail_open: bool,
         hold: Callable[[Lease], AbstractContextManager[None]],
+        ask: Callable[[], None],
     ) -> None:
         self._health = health
         self._timeouts = timeouts
         self._fail_open = fail_open
         self._hold = hold
+        self._ask = ask
 
     def run(
         self,
@@ -96,7 +98,7 @@ class Flights:
 
         def once(slice_s: float, *, asks_again: bool) -> Found | Miss:
             if self._fail_open:
-                self._health.check()
+                self._health.check(self._ask)
             message = flight.asking(
                 wait_s=slice_s, lease_ttl_s=self._timeouts.lease_ttl_s, asks_again=asks_again
             )
@@ -125,7 +127,7 @@ class Flights:
         try:
             message = flight.storing(result, lease=lease, compute_s=compute_s)
             if self._fail_open:
-                self._health.check()
+                self._health.check(self._ask)
             store(message)
         except MgeCacheError as exc:
             if not self._fail_open:
