@@ -11,7 +11,7 @@ import grpc
 
 from mge_cache._aio_watch import AsyncWatch
 from mge_cache._channel import CHANNEL_OPTIONS, IS_THERE
-from mge_cache._silence import silence_error, silences
+from mge_cache._silence import OWN_TIMES, silences
 from mge_cache._status import error_of, is_answer
 from mge_cache.errors import ClientClosedError
 from mge_cache.v1.cache_service_pb2_grpc import CacheServiceStub
@@ -79,14 +79,14 @@ class AsyncConnection:
 
         ``waits``: the sidecar waits for another caller before it answers.
         """
-        call = method(message, timeout=deadline_s)
+        call = method(message, timeout=deadline_s * (1 if waits else OWN_TIMES))
         watch = self._later if waits else self._soon
-        with watch.over(call.cancel) as wait:
+        with watch.over(call.cancel, bounded=not waits) as wait:
             try:
                 return await self._outcome(call)
             except asyncio.CancelledError:
-                if wait.given_up and not _is_cancelled():
-                    raise silence_error() from None
+                if wait.given_up is not None and not _is_cancelled():
+                    raise wait.given_up from None
                 raise
 
     async def store(
@@ -102,17 +102,17 @@ class AsyncConnection:
         storing = asyncio.ensure_future(self.call(method, message, deadline_s))
         hanging: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            with self._soon.over(lambda: hanging.set_result(None)):
+            with self._soon.over(lambda: hanging.set_result(None)) as wait:
                 await asyncio.wait((storing, hanging), return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             storing.cancel()
             raise
-        if storing.done():
+        if wait.given_up is None or storing.done():
             return storing.result()
         self._left.add(storing)
         storing.add_done_callback(self._left.discard)
         storing.add_done_callback(_note_outcome)
-        raise silence_error()
+        raise wait.given_up
 
     def ask(self) -> None:
         """Ask the sidecar whether it is there, unless that is being asked. Waits for nothing."""

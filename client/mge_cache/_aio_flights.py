@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from mge_cache._flight import in_progress
+from mge_cache._flight import IN_FLIGHT_MAX, in_progress
 from mge_cache._turns import Turns
 from mge_cache._types import Miss
 from mge_cache.errors import ClientClosedError, MgeCacheError
@@ -24,10 +24,6 @@ Asking = TypeVar("Asking")
 Storing = TypeVar("Storing")
 Found = TypeVar("Found")
 Result = TypeVar("Result")
-
-IN_FLIGHT_MAX = 16
-"""More look-ups (or stores) than this at once wait in this process, before their deadlines begin:
-to send more would not make it faster, only late."""
 
 
 class AsyncFlights:

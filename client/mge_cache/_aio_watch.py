@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
-from mge_cache._silence import Sign
+from mge_cache._silence import Sign, Wait
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Self
+    from collections.abc import Callable, Iterator
 
     from mge_cache._silence import Silence
-
-
-class AsyncWait:
-    """``with watch.over(give_up)``: a call waits in the block; ``given_up`` if it has to stop."""
-
-    __slots__ = ("_watch", "give_up", "given_up")
-
-    def __init__(self, watch: AsyncWatch, give_up: Callable[[], object]) -> None:
-        self._watch = watch
-        self.give_up = give_up
-        self.given_up = False
-
-    def __enter__(self) -> Self:
-        self._watch.begin(self)
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._watch.end(self)
 
 
 class AsyncWatch:
@@ -41,24 +23,23 @@ class AsyncWatch:
     def __init__(self, silence: Silence, *, ask: Callable[[], None]) -> None:
         self._silence = silence
         self._ask = ask
-        self._waits: set[AsyncWait] = set()
+        self._waits: set[Wait] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def over(self, give_up: Callable[[], object]) -> AsyncWait:
-        """Watch while a block runs; ``give_up`` is called once if the sidecar hangs."""
-        return AsyncWait(self, give_up)
-
-    def begin(self, wait: AsyncWait) -> None:
-        """Watch from now on. The timer is left alone at the end of calls: most last shorter."""
-        self._waits.add(wait)
+    @contextlib.contextmanager
+    def over(self, give_up: Callable[[], object], *, bounded: bool = False) -> Iterator[Wait]:
+        """Watch while a block runs; see ``Wait``. The loop's timer outlasts most blocks."""
+        wait = Wait(give_up, bounded=bounded)
         self._silence.begins()
+        wait.begin(self._silence.looks)
+        self._waits.add(wait)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._silence.look_s, self._look)
-
-    def end(self, wait: AsyncWait) -> None:
-        """Watch no more."""
-        self._waits.discard(wait)
-        self._silence.ends()
+        try:
+            yield wait
+        finally:
+            self._waits.discard(wait)
+            self._silence.ends()
 
     def close(self) -> None:
         """Look no more."""
@@ -73,8 +54,7 @@ class AsyncWatch:
         sign = self._silence.look()
         if sign is Sign.ASK:
             self._ask()
-        elif sign is Sign.HANGS:
-            for wait in [wait for wait in self._waits if not wait.given_up]:
-                wait.given_up = True
-                wait.give_up()
+        looks, looks_max = self._silence.looks, self._silence.looks_max
+        for wait in tuple(self._waits):
+            wait.consider(hangs=sign is Sign.HANGS, looks=looks, looks_max=looks_max)
         self._timer = asyncio.get_running_loop().call_later(self._silence.look_s, self._look)

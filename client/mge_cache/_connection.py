@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import grpc
 
 from mge_cache._channel import CHANNEL_OPTIONS, IS_THERE
-from mge_cache._silence import silence_error, silences
+from mge_cache._silence import OWN_TIMES, Wait, silences
 from mge_cache._status import error_of, is_answer
 from mge_cache._watch import Watch
 from mge_cache.errors import ClientClosedError
@@ -82,9 +82,9 @@ class Connection:
         ``waits``: the sidecar waits for another caller before it answers.
         """
         with self._errors():
-            call = method.future(message, timeout=deadline_s)
+            call = method.future(message, timeout=deadline_s * (1 if waits else OWN_TIMES))
             watch = self._later if waits else self._soon
-            return self._outcome(call, watch, call.cancel)
+            return self._outcome(call, watch, Wait(call.cancel, bounded=not waits))
 
     def store(
         self,
@@ -97,9 +97,8 @@ class Connection:
         The call goes on until its deadline all the same, as the sidecar may be back before.
         """
         with self._errors():
-            return self._outcome(
-                method.future(message, timeout=deadline_s), self._soon, lambda: None
-            )
+            call = method.future(message, timeout=deadline_s)
+            return self._outcome(call, self._soon, Wait(lambda: None, bounded=False))
 
     def ask(self) -> None:
         """Ask the sidecar whether it is there, unless that is being asked. Waits for nothing."""
@@ -128,7 +127,7 @@ class Connection:
                 noticing.join(within_s)
                 return not noticing.is_alive() or time.monotonic() > give_up_at_s
 
-            self._soon.until(noticed, call.cancel)
+            self._soon.until(noticed, Wait(call.cancel, bounded=False))
             call.cancel()  # type: ignore[no-untyped-call]
             noticing.join()
 
@@ -152,9 +151,7 @@ class Connection:
         with self._errors():
             return self.stub.HoldLease(message)
 
-    def _outcome(
-        self, call: grpc.CallFuture[Response], watch: Watch, give_up: Callable[[], object]
-    ) -> Response:
+    def _outcome(self, call: grpc.CallFuture[Response], watch: Watch, wait: Wait) -> Response:
         def done(within_s: float) -> bool:
             try:
                 call.exception(timeout=within_s)  # type: ignore[call-arg]  # the stub lacks it
@@ -165,12 +162,12 @@ class Connection:
             return True
 
         try:
-            answered = watch.until(done, give_up)
+            watch.until(done, wait)
         except BaseException:  # as Ctrl-C
             call.cancel()  # type: ignore[no-untyped-call]
             raise
-        if not answered:
-            raise silence_error()
+        if wait.given_up is not None:
+            raise wait.given_up
         response = call.result()
         self._note(grpc.StatusCode.OK)
         return response

@@ -10,20 +10,10 @@ from mge_cache._silence import Sign
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mge_cache._silence import Silence
+    from mge_cache._silence import Silence, Wait
 
 _OTHERS_LOOKS = 5
 """How many looks long the threads sleep that leave looking to another one."""
-
-
-class Wait:
-    """One call that waits; ``given_up`` if it has to stop."""
-
-    __slots__ = ("give_up", "given_up")
-
-    def __init__(self, give_up: Callable[[], object]) -> None:
-        self.give_up = give_up
-        self.given_up = False
 
 
 class Watch:
@@ -41,21 +31,18 @@ class Watch:
         self._waits: set[Wait] = set()
         self._eyes = threading.Lock()
 
-    def until(self, done: Callable[[float], bool], give_up: Callable[[], object]) -> bool:
-        """Call ``done`` (with seconds that it may take) until it is true; False: given up.
-
-        ``give_up`` is called once if the sidecar hangs, by whichever thread looks.
-        """
-        wait = Wait(give_up)
+    def until(self, done: Callable[[float], bool], wait: Wait) -> None:
+        """Call ``done`` (with seconds that it may take) until it is true, or ``wait`` given up."""
+        self._silence.begins()
+        wait.begin(self._silence.looks)
         with self._lock:
             self._waits.add(wait)
-        self._silence.begins()
         look_s = self._silence.look_s
         looks = self._eyes.acquire(blocking=False)
         try:
             while not done(look_s if looks else _OTHERS_LOOKS * look_s):
-                if wait.given_up:
-                    return False
+                if wait.given_up is not None:
+                    return
                 if looks:
                     self._look()
                 else:
@@ -66,15 +53,13 @@ class Watch:
             self._silence.ends()
             with self._lock:
                 self._waits.discard(wait)
-        return not wait.given_up
 
     def _look(self) -> None:
         sign = self._silence.look()
         if sign is Sign.ASK:
             self._ask()
-        elif sign is Sign.HANGS:
-            with self._lock:
-                hanging = [wait for wait in self._waits if not wait.given_up]
-            for wait in hanging:
-                wait.given_up = True
-                wait.give_up()
+        looks, looks_max = self._silence.looks, self._silence.looks_max
+        with self._lock:
+            waits = tuple(self._waits)
+        for wait in waits:
+            wait.consider(hangs=sign is Sign.HANGS, looks=looks, looks_max=looks_max)
