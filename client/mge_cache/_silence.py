@@ -179,7 +179,7 @@ class Silence:
             return Sign.HANGS
 
     def _usual(self, now_s: float) -> float:
-        """Return the longest silence of late, in looks."""
+        """Return the longest silence of late, in looks beyond the first question's."""
         return self._longest * math.exp2((self._longest_at_s - now_s) / HALF_LIFE_S)
 
     def _remember(self) -> None:
@@ -188,7 +188,7 @@ class Silence:
             self._hung_since_s = None
             return
         now_s = self._clock()
-        looks: float = self._looks
+        looks: float = self._looks - self._least
         if self._hung_since_s is not None:
             silence_s = now_s - self._hung_since_s
             looks = silence_s / self.look_s if silence_s < self._deadline_s else 0.0
