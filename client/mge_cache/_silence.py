@@ -82,7 +82,7 @@ class Silence:
     the GIL in its turn.
 
     After ``asks_after`` looks the sidecar is to be asked, and after ``HANGS_AFTER`` more it hangs;
-    later where silences have been long: on a busy machine, or before a slow store. One that was
+    later where silences have been long, as on a busy machine, up to half a deadline. One that was
     taken for hanging and turns out to be there within ``deadline_s`` counts among these. On a
     connection on which nothing has ever arrived it hangs after ``connects_after`` looks, as
     connecting takes longer.
@@ -169,7 +169,7 @@ class Silence:
                     return Sign.NOTHING
                 self._asked_at = self._looks
                 return Sign.ASK
-            hangs_at = self._asked_at + max(HANGS_AFTER, USUAL_TIMES * self._usual(now_s))
+            hangs_at = self._asked_at + self._hangs_after(now_s)
             if not self._known:
                 hangs_at = max(hangs_at, self._connects_after)
             if self._looks < hangs_at:
@@ -181,6 +181,11 @@ class Silence:
     def _usual(self, now_s: float) -> float:
         """Return the longest silence of late, in looks beyond the first question's."""
         return self._longest * math.exp2((self._longest_at_s - now_s) / HALF_LIFE_S)
+
+    def _hangs_after(self, now_s: float) -> float:
+        """Return how many looks after the question silence is proof."""
+        learnt = min(USUAL_TIMES * self._usual(now_s), self.looks_max / 2)
+        return max(HANGS_AFTER, learnt)
 
     def _remember(self) -> None:
         """Take note of the silence that ends, unless it was none, of connecting, or a real hang."""

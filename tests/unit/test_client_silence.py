@@ -165,6 +165,14 @@ def test_a_pause_that_was_taken_for_hanging_is_learnt_from_and_a_hang_is_not(
     assert (hang(silence) > HANGS_AFTER) is longer
 
 
+def test_what_is_learnt_has_a_bound(silence: Watched) -> None:
+    for _ in range(10):
+        assert hang(silence) <= silence.looks_max / 2
+        silence.ends()
+        silence.now_s += 0.9 * DEADLINE_S - silence.looks_max / 2 * LOOK_S
+        silence.heard()
+
+
 def test_looks_bound_a_call_while_others_are_answered(silence: Watched) -> None:
     stopped: list[str] = []
     bounded, other = (
