@@ -82,7 +82,7 @@ class Silence:
     the GIL in its turn.
 
     After ``asks_after`` looks the sidecar is to be asked, and after ``HANGS_AFTER`` more it hangs;
-    later where silences have been long, as on a busy machine, up to half a deadline. One that was
+    later where silences have been long, as on a busy machine, up to a quarter of the deadline. One that was
     taken for hanging and turns out to be there within ``deadline_s`` counts among these. On a
     connection on which nothing has ever arrived it hangs after ``connects_after`` looks, as
     connecting takes longer.
@@ -184,7 +184,7 @@ class Silence:
 
     def _hangs_after(self, now_s: float) -> float:
         """Return how many looks after the question silence is proof."""
-        learnt = min(USUAL_TIMES * self._usual(now_s), self.looks_max / 2)
+        learnt = min(USUAL_TIMES * self._usual(now_s), self.looks_max / 4)
         return max(HANGS_AFTER, learnt)
 
     def _remember(self) -> None:

@@ -155,7 +155,9 @@ def _run(
             progress("retrievers")
             retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
             progress("a sidecar that hangs")
-            hanging = run(measure_hanging(Path(name), rounds=options.rounds))
+            hanging = run(
+                measure_hanging(Path(name), rounds=2 if options.quick else options.rounds)
+            )
             progress("the batcher")
             batcher = run(measure_batcher(Path(name), QUICK if options.quick else FULL))
         similar = measure_similar(options.embeddings, neighbours, progress, quick=options.quick)

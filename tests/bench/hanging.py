@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
     from tests.bench.dropin import Ask
     from tests.bench.processes import Process
 
-_CALLS = 12
+_CALLS = 9
 """Of each case in each round; the first one finds out."""
+_PAUSE_S = 0.015
+"""Between calls. All together take longer than what counts as a pause of a busy machine."""
+_LOADS_S = 1.0
+"""How long a sidecar that has just started still stands still for moments."""
 _BACK_MAX_S = 20.0
 
 
@@ -45,6 +50,7 @@ class Hanging:
 
 async def measure_hanging(folder: Path, *, rounds: int) -> list[Hanging]:
     """Stop and continue a sidecar for each drop-in in turn; all have their usual time limits."""
+    logging.getLogger("mge_cache").setLevel(logging.ERROR)  # that it hangs is no news here
     async with AsyncExitStack() as stack:
         base_url = await stack.enter_async_context(
             servers.messages(folder, "hanging-messages", "--delay", "0")
@@ -58,6 +64,7 @@ async def measure_hanging(folder: Path, *, rounds: int) -> list[Hanging]:
                 environment={"ANTHROPIC_API_KEY": dropin.KEY},
             )
         )
+        await asyncio.sleep(_LOADS_S)
         cases = await _plain(stack, sidecar.target)
         cases += await stack.enter_async_context(dropin.cases(base_url, sidecar.target, None))
         cases += await retriever_cases(stack, sidecar.target)
@@ -86,18 +93,14 @@ async def _plain(stack: AsyncExitStack, target: str) -> list[Case]:
 
 async def _measure(case: Case, sidecar: Process, rounds: int) -> Hanging:
     prompts = (f"hanging {case.kind} {number}" for number in itertools.count())
-    bare_s = [await _timed(case.bare, prompt) for prompt in itertools.islice(prompts, _CALLS)]
-    usual_s = percentile(bare_s, 50)
+    usual_s = percentile(await _times(case.bare, prompts), 50)
     found = Hanging(case.kind, [], [], [])
     for _ in range(rounds):
         for prompt in itertools.islice(prompts, _CALLS):
             await case.cached(prompt)
         sidecar.send(signal.SIGSTOP)
         try:
-            taken_s = [
-                await _timed(case.cached, prompt) - usual_s
-                for prompt in itertools.islice(prompts, _CALLS)
-            ]
+            taken_s = [each - usual_s for each in await _times(case.cached, prompts)]
         finally:
             sidecar.send(signal.SIGCONT)
         found.first_s.append(taken_s[0])
@@ -118,10 +121,14 @@ async def _back(case: Case, prompts: Iterator[str]) -> float:
     raise LoadError(f"{case.kind}: the sidecar is not asked again")
 
 
-async def _timed(ask: Ask, prompt: str) -> float:
-    started = time.perf_counter()
-    await ask(prompt)
-    return time.perf_counter() - started
+async def _times(ask: Ask, prompts: Iterator[str]) -> list[float]:
+    taken_s = []
+    for prompt in itertools.islice(prompts, _CALLS):
+        started = time.perf_counter()
+        await ask(prompt)
+        taken_s.append(time.perf_counter() - started)
+        await asyncio.sleep(_PAUSE_S)
+    return taken_s
 
 
 def show_hanging(found: list[Hanging], console: Console) -> None:

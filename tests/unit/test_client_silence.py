@@ -167,9 +167,9 @@ def test_a_pause_that_was_taken_for_hanging_is_learnt_from_and_a_hang_is_not(
 
 def test_what_is_learnt_has_a_bound(silence: Watched) -> None:
     for _ in range(10):
-        assert hang(silence) <= silence.looks_max / 2
+        assert hang(silence) <= silence.looks_max / 4
         silence.ends()
-        silence.now_s += 0.9 * DEADLINE_S - silence.looks_max / 2 * LOOK_S
+        silence.now_s += DEADLINE_S / 2
         silence.heard()
 
 
