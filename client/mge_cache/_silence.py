@@ -82,9 +82,9 @@ class Silence:
     the GIL in its turn.
 
     After ``asks_after`` looks the sidecar is to be asked, and after ``HANGS_AFTER`` more it hangs;
-    later where silences have been long, as on a busy machine, up to a quarter of the deadline. One that was
-    taken for hanging and turns out to be there within ``deadline_s`` counts among these. On a
-    connection on which nothing has ever arrived it hangs after ``connects_after`` looks, as
+    later where silences have been long, as on a busy machine, up to a quarter of the deadline. One
+    that was taken for hanging and turns out to be there within ``deadline_s`` counts among these.
+    On a connection on which nothing has ever arrived it hangs after ``connects_after`` looks, as
     connecting takes longer.
 
     Where it answers that it is there while a call still waits, it is asked half as soon the next
