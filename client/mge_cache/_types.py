@@ -190,7 +190,7 @@ class Timeouts:
     when this is over, they go to their sources. Time in which this process itself did not run does
     not count. None: a twentieth of ``get_s``, so 5 ms. At most ``get_s``."""
     connect_s: float | None = None
-    """How long nothing may come on a new connection. None: a quarter of ``get_s``, so 25 ms."""
+    """How long nothing may come on a new connection. None: half of ``get_s``, so 50 ms."""
     set_s: float = 0.5
     """Deadline of storing an answer."""
     invalidate_s: float = 2.0
@@ -229,7 +229,7 @@ class Timeouts:
     @property
     def connect_limit_s(self) -> float:
         """``connect_s``, or what stands for it."""
-        return self.get_s / 4 if self.connect_s is None else min(self.connect_s, self.get_s)
+        return self.get_s / 2 if self.connect_s is None else min(self.connect_s, self.get_s)
 
     def get_deadline_s(self, wait_s: float) -> float:
         """Return the deadline of a look-up that waits ``wait_s``."""

@@ -202,7 +202,7 @@ def test_limits_by_default_and_as_set() -> None:
     assert soon.look_s == pytest.approx(0.001)
     assert later.look_s * (WAITING_LOOKS + HANGS_AFTER) == pytest.approx(0.34)
     assert Timeouts(get_s=20.0).silence_limit_s == pytest.approx(1.0)
-    assert Timeouts(get_s=20.0).connect_limit_s == pytest.approx(5.0)
+    assert Timeouts(get_s=20.0).connect_limit_s == pytest.approx(10.0)
     given = Timeouts(get_s=0.05, silence_s=0.01, connect_s=1.0)
     assert (given.silence_limit_s, given.connect_limit_s) == (0.01, 0.05)
 
