@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mge_cache import _wire_service
 from mge_cache._aio_connection import AsyncConnection
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
+    import grpc
+
     from mge_cache._stats_types import Stats
     from mge_cache._types import Lease
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
 
 
 class AsyncClientBase:
@@ -37,10 +42,17 @@ class AsyncClientBase:
         self._timeouts = timeouts or Timeouts()
         self._send_prompt = send_prompt
         self._health = Health(self.target, retry_s=self._timeouts.retry_s)
-        self._connection = AsyncConnection(self.target)
+        self._fail_open = fail_open
+        self._connection = AsyncConnection(
+            self.target, timeouts=self._timeouts, answered=self._answered
+        )
         self._streams = AsyncStreams(self._connection)
         self._flights = AsyncFlights(
-            health=self._health, timeouts=self._timeouts, fail_open=fail_open, hold=self.hold
+            health=self._health,
+            timeouts=self._timeouts,
+            fail_open=fail_open,
+            hold=self.hold,
+            ask=self._connection.ask,
         )
 
     @property
@@ -114,3 +126,37 @@ class AsyncClientBase:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close it."""
         await self.close()
+
+    def _answered(self) -> None:
+        """Tell the health, for which subclasses have put another one in place."""
+        self._health.answered()
+
+    async def _look_up(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        message: Request,
+        wait_s: float,
+        *,
+        patient: bool,
+    ) -> Response:
+        """Send a look-up; ``patient``: for a caller who has no other source, and waits."""
+        deadline_s = self._timeouts.get_deadline_s(wait_s)
+        connection = self._connection
+        with self._health.watching(generous=wait_s > 0):
+            if patient or not self._fail_open:
+                return await connection.call(method, message, deadline_s)
+            return await connection.look_up(method, message, deadline_s, waits=wait_s > 0)
+
+    async def _store(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        message: Request,
+        *,
+        patient: bool,
+    ) -> Response:
+        """Send a result; ``patient``: for a caller who wants to know what becomes of it."""
+        deadline_s = self._timeouts.set_s
+        with self._health.watching():
+            if patient or not self._fail_open:
+                return await self._connection.call(method, message, deadline_s)
+            return await self._connection.store(method, message, deadline_s)

@@ -39,8 +39,9 @@ class AsyncDeferredFlights(AsyncFlights):
         timeouts: Timeouts,
         fail_open: bool,
         hold: Callable[[Lease], AbstractAsyncContextManager[None]],
+        ask: Callable[[], None],
     ) -> None:
-        super().__init__(health=health, timeouts=timeouts, fail_open=fail_open, hold=hold)
+        super().__init__(health=health, timeouts=timeouts, fail_open=fail_open, hold=hold, ask=ask)
         self._pending: set[asyncio.Task[None]] = set()
 
     async def run(
@@ -100,7 +101,11 @@ class DeferringAsyncClient(AsyncClient):
         self._read = read
         self._health = health
         self._flights = self._deferred = AsyncDeferredFlights(
-            health=health, timeouts=timeouts, fail_open=True, hold=self.hold
+            health=health,
+            timeouts=timeouts,
+            fail_open=True,
+            hold=self.hold,
+            ask=self._connection.ask,
         )
 
     async def flush(self) -> None:
@@ -112,6 +117,8 @@ class DeferringAsyncClient(AsyncClient):
         await self.flush()
         await super().close()
 
-    async def _query_rag(self, message: pb.QueryRAGRequest, wait_s: float) -> RagFound:
-        found = await super()._query_rag(message, wait_s)
+    async def _query_rag(
+        self, message: pb.QueryRAGRequest, wait_s: float, *, patient: bool = False
+    ) -> RagFound:
+        found = await super()._query_rag(message, wait_s, patient=patient)
         return found if isinstance(found, RagMiss) else self._read(found) or RagMiss()

@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from mge_cache._flight import in_progress
+from mge_cache._flight import IN_FLIGHT_MAX, in_progress
 from mge_cache._turns import Turns
 from mge_cache._types import Miss
 from mge_cache.errors import ClientClosedError, MgeCacheError
@@ -25,10 +25,6 @@ Storing = TypeVar("Storing")
 Found = TypeVar("Found")
 Result = TypeVar("Result")
 
-IN_FLIGHT_MAX = 16
-"""More look-ups (or stores) than this at once wait in this process, before their deadlines begin:
-to send more would not make it faster, only late."""
-
 
 class AsyncFlights:
     """Runs the flights of one client, in one event loop.
@@ -45,11 +41,13 @@ class AsyncFlights:
         timeouts: Timeouts,
         fail_open: bool,
         hold: Callable[[Lease], AbstractAsyncContextManager[None]],
+        ask: Callable[[], None],
     ) -> None:
         self._health = health
         self._timeouts = timeouts
         self._fail_open = fail_open
         self._hold = hold
+        self._ask = ask
         self._look_ups = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._stores = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._turns = Turns()
@@ -110,7 +108,7 @@ class AsyncFlights:
 
         async def once(slice_s: float, *, asks_again: bool) -> Found | Miss:
             if self._fail_open:
-                self._health.check()
+                self._health.check(self._ask)
             message = flight.asking(
                 wait_s=slice_s, lease_ttl_s=self._timeouts.lease_ttl_s, asks_again=asks_again
             )
@@ -144,7 +142,7 @@ class AsyncFlights:
             message = flight.storing(result, lease=lease, compute_s=compute_s)
             async with self._stores:
                 if self._fail_open:
-                    self._health.check()
+                    self._health.check(self._ask)
                 await store(message)
         except MgeCacheError as exc:
             if not self._fail_open:

@@ -11,6 +11,9 @@ DEFAULT_TARGET = "127.0.0.1:50151"
 TARGET_VARIABLE = "MGE_CACHE_TARGET"
 _PORT_MAX = 65535
 SERVICE = "mge_cache.v1.CacheService"
+IS_THERE = "/grpc.health.v1.Health/Check"
+"""The cheapest call there is; an empty request asks for the whole process. Whatever is answered,
+somebody is there."""
 
 # HoldLease is not here: repeating it needs a decision, not a policy. The back-off is short because
 # a caller waits: three attempts add at most some 20 ms to a call.

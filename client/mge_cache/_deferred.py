@@ -50,8 +50,9 @@ class DeferredFlights(Flights):
         timeouts: Timeouts,
         fail_open: bool,
         hold: Callable[[Lease], AbstractContextManager[None]],
+        ask: Callable[[], None],
     ) -> None:
-        super().__init__(health=health, timeouts=timeouts, fail_open=fail_open, hold=hold)
+        super().__init__(health=health, timeouts=timeouts, fail_open=fail_open, hold=hold, ask=ask)
         self._room = threading.Semaphore(PENDING_MAX)
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
@@ -127,7 +128,11 @@ class DeferringClient(Client):
         self._read = read
         self._health = health
         self._flights = self._deferred = DeferredFlights(
-            health=health, timeouts=timeouts, fail_open=True, hold=self.hold
+            health=health,
+            timeouts=timeouts,
+            fail_open=True,
+            hold=self.hold,
+            ask=self._connection.ask,
         )
 
     def flush(self) -> None:
@@ -139,6 +144,8 @@ class DeferringClient(Client):
         self.flush()
         super().close()
 
-    def _query_rag(self, message: pb.QueryRAGRequest, wait_s: float) -> RagFound:
-        found = super()._query_rag(message, wait_s)
+    def _query_rag(
+        self, message: pb.QueryRAGRequest, wait_s: float, *, patient: bool = False
+    ) -> RagFound:
+        found = super()._query_rag(message, wait_s, patient=patient)
         return found if isinstance(found, RagMiss) else self._read(found) or RagMiss()

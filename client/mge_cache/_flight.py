@@ -15,6 +15,10 @@ Asking_co = TypeVar("Asking_co", covariant=True)
 Storing_co = TypeVar("Storing_co", covariant=True)
 Result_contra = TypeVar("Result_contra", contravariant=True)
 
+IN_FLIGHT_MAX = 16
+"""More look-ups (or stores) than this at once wait in this process, before their deadlines begin:
+to send more would not make it faster, only late."""
+
 
 class Flight(Protocol[Asking_co, Storing_co, Result_contra]):
     """Makes the messages that look one result up, and store it.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from mge_cache._flight import in_progress
+from mge_cache._flight import IN_FLIGHT_MAX, in_progress
 from mge_cache._types import Miss
 from mge_cache.errors import ClientClosedError, MgeCacheError
 
@@ -34,11 +35,15 @@ class Flights:
         timeouts: Timeouts,
         fail_open: bool,
         hold: Callable[[Lease], AbstractContextManager[None]],
+        ask: Callable[[], None],
     ) -> None:
         self._health = health
         self._timeouts = timeouts
         self._fail_open = fail_open
         self._hold = hold
+        self._ask = ask
+        self._look_ups = threading.Semaphore(IN_FLIGHT_MAX)
+        self._stores = threading.Semaphore(IN_FLIGHT_MAX)
 
     def run(
         self,
@@ -96,7 +101,7 @@ class Flights:
 
         def once(slice_s: float, *, asks_again: bool) -> Found | Miss:
             if self._fail_open:
-                self._health.check()
+                self._health.check(self._ask)
             message = flight.asking(
                 wait_s=slice_s, lease_ttl_s=self._timeouts.lease_ttl_s, asks_again=asks_again
             )
@@ -104,7 +109,8 @@ class Flights:
 
         give_up_at = time.monotonic() + wait_s
         asks_again = wait_s > 0
-        found = once(0.0, asks_again=asks_again)
+        with self._look_ups:
+            found = once(0.0, asks_again=asks_again)
         while asks_again and in_progress(found):
             left_s = max(0.0, give_up_at - time.monotonic())
             slice_s = min(left_s, self._timeouts.slice_s)
@@ -124,9 +130,10 @@ class Flights:
         """Store a result."""
         try:
             message = flight.storing(result, lease=lease, compute_s=compute_s)
-            if self._fail_open:
-                self._health.check()
-            store(message)
+            with self._stores:
+                if self._fail_open:
+                    self._health.check(self._ask)
+                store(message)
         except MgeCacheError as exc:
             if not self._fail_open:
                 raise

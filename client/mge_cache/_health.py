@@ -44,10 +44,21 @@ class Health:
         """Look-ups and stores of ``get_or_compute`` and the like that failed or were not tried."""
         return self._failures
 
-    def check(self) -> None:
-        """Raise UnavailableError if the sidecar could not be reached a moment ago."""
-        if not self._breaker.allows():
-            raise UnavailableError("not tried, as the sidecar could not be reached a moment ago")
+    def check(self, ask: Callable[[], None]) -> None:
+        """Raise UnavailableError if the sidecar could not be reached a moment ago.
+
+        ``ask`` is called where it is time to ask whether it is back; it must not wait for that.
+        """
+        if self._breaker.allows():
+            return
+        if self._breaker.asks():
+            ask()
+        raise UnavailableError("not tried, as the sidecar could not be reached a moment ago")
+
+    def answered(self) -> None:
+        """Note that the sidecar says that it is there."""
+        if self._breaker.answered():
+            LOGGER.info("the cache at %s is back", self._target)
 
     @contextlib.contextmanager
     def watching(self, *, generous: bool = False) -> Iterator[None]:
@@ -61,7 +72,7 @@ class Health:
         except (SidecarError, InvalidRequestError) as exc:
             self._failed(exc, generous=generous)
             raise
-        self._answered()
+        self._succeeded()
 
     def went_without(self, operation: str, error: MgeCacheError) -> None:
         """Count an error that its caller does not see."""
@@ -80,16 +91,16 @@ class Health:
             with self._lock:
                 self._failing.discard(operation)
 
-    def _answered(self) -> None:
+    def _succeeded(self) -> None:
         if self._breaker.succeeded():
             LOGGER.info("the cache at %s is back", self._target)
 
     def _failed(self, error: MgeCacheError, *, generous: bool) -> None:
         if not isinstance(error, (UnavailableError, DeadlineExceededError)):
-            self._answered()  # with an error, but it is there
+            self._succeeded()  # with an error, but it is there
             return
-        slow = isinstance(error, DeadlineExceededError) and not generous
-        if self._breaker.failed(slow=slow):
+        slow = isinstance(error, DeadlineExceededError)
+        if self._breaker.failed(slow=slow, generous=generous):
             LOGGER.warning(
                 "the cache at %s cannot be reached, results are computed until it is back: %s",
                 self._target,

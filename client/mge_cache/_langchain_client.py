@@ -48,7 +48,13 @@ class LookUpClient(Client):
     def __init__(self, target: str | None, *, timeouts: Timeouts, health: Health) -> None:
         super().__init__(target, timeouts=timeouts)
         self._health = health
-        self._flights = Flights(health=health, timeouts=timeouts, fail_open=True, hold=self.hold)
+        self._flights = Flights(
+            health=health,
+            timeouts=timeouts,
+            fail_open=True,
+            hold=self.hold,
+            ask=self._connection.ask,
+        )
 
     def find(self, key: PromptKey) -> Found:
         """Look an answer up. A miss has a lease, unless somebody else has it."""
@@ -67,7 +73,11 @@ class AsyncLookUpClient(AsyncClient):
         super().__init__(target, timeouts=timeouts)
         self._health = health
         self._flights = AsyncFlights(
-            health=health, timeouts=timeouts, fail_open=True, hold=self.hold
+            health=health,
+            timeouts=timeouts,
+            fail_open=True,
+            hold=self.hold,
+            ask=self._connection.ask,
         )
 
     async def find(self, key: PromptKey) -> Found:

@@ -100,7 +100,8 @@ class RagCalls(ClientBase):
             allow_similar=allow_similar,
             min_certainty=min_certainty,
         )
-        return self._query_rag(wanted.request(wait_s=wait_s, lease_ttl_s=lease_ttl_s), wait_s)
+        message = wanted.request(wait_s=wait_s, lease_ttl_s=lease_ttl_s)
+        return self._query_rag(message, wait_s, patient=True)
 
     def store_rag(
         self,
@@ -136,16 +137,16 @@ class RagCalls(ClientBase):
             preloaded=preloaded,
         )
         found = _wire_rag.documents_of(documents)
-        return self._store_rag(_wire_rag.complete(message, found, lease=lease, compute_s=compute_s))
+        return self._store_rag(
+            _wire_rag.complete(message, found, lease=lease, compute_s=compute_s), patient=True
+        )
 
-    def _query_rag(self, message: pb.QueryRAGRequest, wait_s: float) -> RagFound:
-        deadline_s = self._timeouts.get_deadline_s(wait_s)
-        with self._health.watching(generous=wait_s > 0):
-            response = self._connection.call(self.stub.QueryRAG, message, deadline_s)
+    def _query_rag(
+        self, message: pb.QueryRAGRequest, wait_s: float, *, patient: bool = False
+    ) -> RagFound:
+        response = self._look_up(self.stub.QueryRAG, message, wait_s, patient=patient)
         return _wire_rag.found_of(response)
 
-    def _store_rag(self, message: pb.StoreRAGRequest) -> SetResult:
-        deadline_s = self._timeouts.set_s
-        with self._health.watching():
-            response = self._connection.call(self.stub.StoreRAG, message, deadline_s)
+    def _store_rag(self, message: pb.StoreRAGRequest, *, patient: bool = False) -> SetResult:
+        response = self._store(self.stub.StoreRAG, message, patient=patient)
         return set_result_of(response)

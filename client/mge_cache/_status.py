@@ -33,6 +33,19 @@ _ERRORS: dict[grpc.StatusCode, type[SidecarError]] = {
 }
 
 
+# The client's own gRPC says these itself when nothing comes.
+_NO_ANSWERS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+}
+
+
+def is_answer(code: grpc.StatusCode) -> bool:
+    """Whether a status shows that the sidecar is there."""
+    return code not in _NO_ANSWERS
+
+
 def error_of(
     code: grpc.StatusCode, details: str | None, *, retry_after_s: float | None = None
 ) -> InvalidRequestError | SidecarError:

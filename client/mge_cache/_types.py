@@ -183,7 +183,14 @@ class Timeouts:
     """Every time limit of a client, in seconds."""
 
     get_s: float = 0.1
-    """Deadline of a look-up that does not wait."""
+    """Deadline of a look-up that does not wait, while the sidecar says anything at all."""
+    silence_s: float | None = None
+    """How long a sidecar may leave the question whether it is there without an answer: it is asked
+    that when callers have waited for two fifths of this and nothing at all has come from it, and
+    when this is over, they go to their sources. Time in which this process itself did not run does
+    not count. None: a twentieth of ``get_s``, so 5 ms. At most ``get_s``."""
+    connect_s: float | None = None
+    """How long nothing may come on a new connection. None: half of ``get_s``, so 50 ms."""
     set_s: float = 0.5
     """Deadline of storing an answer."""
     invalidate_s: float = 2.0
@@ -200,12 +207,29 @@ class Timeouts:
     hold_s: float = 600.0
     """How long a computation may hold its lease, at most 1 hour."""
     retry_s: float = 0.5
-    """How long ``get_or_compute`` goes straight to the source after the sidecar could not be
-    reached, before one call tries it again."""
+    """How often a sidecar that could not be reached is asked whether it is back, while calls come.
+    They go straight to the source meanwhile, and wait for nothing."""
 
     generate_margin_s: float = 2.0
     """By how much longer a request of ``generate`` is waited for than the sidecar may take: whoever
     hangs, it ends then."""
+
+    def __post_init__(self) -> None:
+        """Check what would stop the watch over a silent sidecar, or keep it busy."""
+        for name in ("silence_s", "connect_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidRequestError(name, "must be more than 0, or None")
+
+    @property
+    def silence_limit_s(self) -> float:
+        """``silence_s``, or what stands for it."""
+        return self.get_s / 20 if self.silence_s is None else min(self.silence_s, self.get_s)
+
+    @property
+    def connect_limit_s(self) -> float:
+        """``connect_s``, or what stands for it."""
+        return self.get_s / 2 if self.connect_s is None else min(self.connect_s, self.get_s)
 
     def get_deadline_s(self, wait_s: float) -> float:
         """Return the deadline of a look-up that waits ``wait_s``."""

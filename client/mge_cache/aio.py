@@ -126,7 +126,7 @@ class AsyncClient(AsyncRagCalls, AsyncGenerateCalls):
             peek=not lease,
             send_prompt=self._send_prompt,
         )
-        return await self._get(message, wait_s)
+        return await self._get(message, wait_s, patient=True)
 
     async def set(
         self,
@@ -155,17 +155,16 @@ class AsyncClient(AsyncRagCalls, AsyncGenerateCalls):
             send_prompt=self._send_prompt,
         )
         return await self._set(
-            _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s)
+            _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s),
+            patient=True,
         )
 
-    async def _get(self, message: pb.GetPromptRequest, wait_s: float) -> Found:
-        deadline_s = self._timeouts.get_deadline_s(wait_s)
-        with self._health.watching(generous=wait_s > 0):
-            response = await self._connection.call(self.stub.GetPrompt, message, deadline_s)
+    async def _get(
+        self, message: pb.GetPromptRequest, wait_s: float, *, patient: bool = False
+    ) -> Found:
+        response = await self._look_up(self.stub.GetPrompt, message, wait_s, patient=patient)
         return _wire.found_of(response)
 
-    async def _set(self, message: pb.SetPromptRequest) -> SetResult:
-        deadline_s = self._timeouts.set_s
-        with self._health.watching():
-            response = await self._connection.call(self.stub.SetPrompt, message, deadline_s)
+    async def _set(self, message: pb.SetPromptRequest, *, patient: bool = False) -> SetResult:
+        response = await self._store(self.stub.SetPrompt, message, patient=patient)
         return set_result_of(response)

@@ -124,7 +124,7 @@ class Client(RagCalls, GenerateCalls):
             peek=not lease,
             send_prompt=self._send_prompt,
         )
-        return self._get(message, wait_s)
+        return self._get(message, wait_s, patient=True)
 
     def set(
         self,
@@ -153,17 +153,14 @@ class Client(RagCalls, GenerateCalls):
             send_prompt=self._send_prompt,
         )
         return self._set(
-            _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s)
+            _wire.complete(message, _wire.answer_of(answer), lease=lease, compute_s=compute_s),
+            patient=True,
         )
 
-    def _get(self, message: pb.GetPromptRequest, wait_s: float) -> Found:
-        deadline_s = self._timeouts.get_deadline_s(wait_s)
-        with self._health.watching(generous=wait_s > 0):
-            response = self._connection.call(self.stub.GetPrompt, message, deadline_s)
+    def _get(self, message: pb.GetPromptRequest, wait_s: float, *, patient: bool = False) -> Found:
+        response = self._look_up(self.stub.GetPrompt, message, wait_s, patient=patient)
         return _wire.found_of(response)
 
-    def _set(self, message: pb.SetPromptRequest) -> SetResult:
-        deadline_s = self._timeouts.set_s
-        with self._health.watching():
-            response = self._connection.call(self.stub.SetPrompt, message, deadline_s)
+    def _set(self, message: pb.SetPromptRequest, *, patient: bool = False) -> SetResult:
+        response = self._store(self.stub.SetPrompt, message, patient=patient)
         return set_result_of(response)

@@ -21,6 +21,8 @@ from tests.bench import quality, servers
 from tests.bench.batcher import FULL, QUICK, BatcherFigures, measure_batcher
 from tests.bench.batcher_report import batcher_json, show_batcher
 from tests.bench.dropin import measure_dropin
+from tests.bench.hanging import as_json as hanging_json
+from tests.bench.hanging import measure_hanging, show_hanging
 from tests.bench.measure import LoadError
 from tests.bench.neighbours import Neighbours, measure_neighbours
 from tests.bench.processes import StartError
@@ -36,6 +38,7 @@ from tests.bench.targets import targets
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.bench.hanging import Hanging
     from tests.bench.retrievers import RetrieverFigures
     from tests.bench.similar import Similar
 
@@ -82,7 +85,7 @@ async def _measure(
         progress("starting sidecars")
         starts = await measure_starts(folder, redis_socket, repeats=min(5, options.rounds))
         results = await _speed(folder, redis_socket, options, progress)
-        progress("the drop-in for Anthropic's SDK")
+        progress("the drop-ins before a model")
         dropins = await measure_dropin(folder, redis_socket, rounds=options.rounds)
         neighbours = await measure_neighbours(
             folder,
@@ -139,7 +142,7 @@ async def _profile(folder: Path, options: argparse.Namespace) -> str:
 
 def _run(
     options: argparse.Namespace, console: Console
-) -> tuple[Report, Similar, RetrieverFigures, BatcherFigures]:
+) -> tuple[Report, Similar, RetrieverFigures, list[Hanging], BatcherFigures]:
     if not options.quick:
         console.print("This takes some minutes; ARGS=--quick takes half of one.")
     with console.status("starting") as status:
@@ -151,10 +154,14 @@ def _run(
             report, neighbours = run(_measure(Path(name), options, progress))
             progress("retrievers")
             retrievers = run(measure_retrievers(Path(name), rounds=options.rounds))
+            progress("a sidecar that hangs")
+            hanging = run(
+                measure_hanging(Path(name), rounds=2 if options.quick else options.rounds)
+            )
             progress("the batcher")
             batcher = run(measure_batcher(Path(name), QUICK if options.quick else FULL))
         similar = measure_similar(options.embeddings, neighbours, progress, quick=options.quick)
-    return report, similar, retrievers, batcher
+    return report, similar, retrievers, hanging, batcher
 
 
 def main() -> int:
@@ -166,7 +173,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory(prefix="mge-bench-") as name:
                 console.out(run(_profile(Path(name), options)), highlight=False)
             return 0
-        report, similar, retrievers, batcher = _run(options, console)
+        report, similar, retrievers, hanging, batcher = _run(options, console)
     except StoppedError as error:
         console.print(str(error))
         return INTERRUPTED
@@ -178,11 +185,13 @@ def main() -> int:
         return 1
     show(report, console)
     show_retrievers(retrievers, console)
+    show_hanging(hanging, console)
     show_batcher(batcher, console)
     show_similar(similar, console)
     if options.json is not None:
         figures = as_json(report) | similar_as_json(similar)
         figures |= {"retrievers_p50_s": retrievers.p50_s}
+        figures["hanging"] = hanging_json(hanging)
         figures["batcher"] = batcher_json(batcher)
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     return 0

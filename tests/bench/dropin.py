@@ -1,4 +1,4 @@
-"""What the drop-in for Anthropic's SDK adds to a miss of the bare SDK, and how fast a hit is.
+"""What the drop-ins before a model add to a miss of the bare call, and how fast a hit is.
 
 The Messages API is the local one, which answers at once: the ratio is the worst there is. Beside an
 answer that takes seconds, what is added does not show.
@@ -6,27 +6,45 @@ answer that takes seconds, what is added does not show.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from anthropic import AsyncAnthropic
+from anthropic import Anthropic, AsyncAnthropic
 from rich import box
 from rich.table import Table
 
 from mge_cache import Timeouts
-from mge_cache.anthropic import PromptCacheMiddleware
+from mge_cache.anthropic import EnhancedAnthropicClient, PromptCacheMiddleware
+from mge_cache.langchain import MgeCache
 from tests.bench import servers
+from tests.bench.chat_model import SdkChatModel
 from tests.bench.measure import LoadError, Spread, percentile, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-_MODEL = "claude-sonnet-5-5"
+    Ask = Callable[[str], Awaitable[object]]
+
+MODEL = "claude-sonnet-5-5"
 _PATIENT = Timeouts(get_s=5.0, set_s=5.0)
-_KINDS = ("whole", "streamed")
+KEY = "made-up"
+WINDOW = "5ms"
+"""How long a batch waits for more requests. The default, 500 ms, would be all that is seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A call by itself and through a drop-in, which counts its failures, each with a prompt."""
+
+    kind: str
+    bare: Ask
+    cached: Ask
+    failures: Callable[[], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +64,79 @@ class DropIn:
 
 
 async def measure_dropin(folder: Path, redis_socket: str, *, rounds: int) -> list[DropIn]:
-    """Take turns between the bare SDK, misses and hits, one call at a time."""
-    options = ("--redis-url", f"unix://{redis_socket}", "--store-timeout", "5s")
+    """Take turns between the bare calls, misses and hits, one call at a time."""
+    shared = ("--redis-url", f"unix://{redis_socket}", "--store-timeout", "5s")
+    async with servers.messages(folder, "dropin-messages", "--delay", "0") as base_url:
+        options = (*shared, "--anthropic-base-url", base_url, "--batch-window", WINDOW)
+        key = {"ANTHROPIC_API_KEY": KEY}
+        async with (
+            servers.sidecar(folder, "dropin", *options, environment=key) as sidecar,
+            cases(base_url, sidecar.target, _PATIENT) as found,
+        ):
+            return [await _rounds(case, rounds=rounds) for case in found]
+
+
+@contextlib.asynccontextmanager
+async def cases(base_url: str, target: str, timeouts: Timeouts | None) -> AsyncIterator[list[Case]]:
+    """Yield a case for each drop-in before a model."""
     async with (
-        servers.messages(folder, "dropin-messages", "--delay", "0") as base_url,
-        servers.sidecar(folder, "dropin", *options) as sidecar,
-        PromptCacheMiddleware(target=sidecar.target, timeouts=_PATIENT) as cache,
-        AsyncAnthropic(api_key="made-up", base_url=base_url) as bare,
+        AsyncAnthropic(api_key=KEY, base_url=base_url) as bare,
+        PromptCacheMiddleware(target=target, timeouts=timeouts) as cache,
+        EnhancedAnthropicClient(client=bare, target=target, timeouts=timeouts) as enhanced,
+        EnhancedAnthropicClient(
+            client=bare, target=target, timeouts=timeouts, enable_v2_batching=True
+        ) as batching,
+        MgeCache(target=target, timeouts=timeouts) as langchain,
     ):
-        cached = bare.with_middleware(cache)
-        found = [await _kind(kind, bare, cached, rounds=rounds) for kind in _KINDS]
-        if set(cache.counts) != {"hit", "miss"} or cache.failures:
-            raise LoadError(f"the drop-in did something else: {cache.counts}")
-        return found
+        with Anthropic(api_key=KEY, base_url=base_url) as sync, cache:
+            cached = bare.with_middleware(cache)
+            model, cached_model = (
+                SdkChatModel(bare, sync, cache=kept) for kept in (False, langchain)
+            )
+            whole = partial(_whole, bare)
+            sync_cached = sync.with_middleware(cache)
+            streamed = partial(_streamed, bare), partial(_streamed, cached)
+            threads = partial(_whole_sync, sync), partial(_whole_sync, sync_cached)
+            awaited = partial(_ainvoked, model), partial(_ainvoked, cached_model)
+            invoked = partial(_invoked, model), partial(_invoked, cached_model)
+            yield [
+                Case("create", whole, partial(_whole, cached), lambda: cache.failures),
+                Case("stream", *streamed, lambda: cache.failures),
+                Case("create, sync", *threads, lambda: cache.failures),
+                Case(
+                    "generate_with_caching",
+                    whole,
+                    partial(_generated, enhanced),
+                    lambda: enhanced.failures,
+                ),
+                Case(
+                    f"the same, batching {WINDOW}",
+                    whole,
+                    partial(_generated, batching),
+                    lambda: batching.failures,
+                ),
+                Case("LangChain's ainvoke", *awaited, lambda: langchain.failures),
+                Case("LangChain's invoke", *invoked, lambda: langchain.failures),
+            ]
+        failures = cache.failures + enhanced.failures + batching.failures + langchain.failures
+        if timeouts is not None and (failures or set(cache.counts) != {"hit", "miss"}):
+            raise LoadError(f"the drop-ins did something else: {cache.counts}, {failures} failures")
 
 
-async def _kind(kind: str, bare: AsyncAnthropic, cached: AsyncAnthropic, *, rounds: int) -> DropIn:
-    ask = _streamed if kind == "streamed" else _whole
-    prompts = (f"{kind} {number}" for number in itertools.count())
+async def _rounds(case: Case, *, rounds: int) -> DropIn:
+    prompts = (f"{case.kind} {number}" for number in itertools.count())
     same = itertools.repeat(next(prompts))
-    await ask(bare, next(same))
-    await ask(cached, next(same))
+    await case.bare(next(same))
+    await case.cached(next(same))
     taken: dict[str, list[float]] = {"bare": [], "miss": [], "hit": []}
+    calls = _CALLS if rounds > _QUICK_ROUNDS else _CALLS // 2
     for _ in range(rounds):
-        taken["bare"].append(await _p50(ask, bare, prompts))
-        taken["miss"].append(await _p50(ask, cached, prompts))
-        taken["hit"].append(await _p50(ask, cached, same))
+        taken["bare"].append(await _p50(case.bare, prompts, calls))
+        taken["miss"].append(await _p50(case.cached, prompts, calls))
+        taken["hit"].append(await _p50(case.cached, same, calls))
     spreads = {name: spread(values) for name, values in taken.items()}
     return DropIn(
-        kind,
+        case.kind,
         spreads["bare"],
         spreads["miss"],
         spreads["hit"],
@@ -83,44 +145,60 @@ async def _kind(kind: str, bare: AsyncAnthropic, cached: AsyncAnthropic, *, roun
 
 
 _CALLS = 40
-"""Calls of a round, of which it gives the median."""
+"""Calls of a round, of which it gives the median; half as many where there are few rounds."""
+_QUICK_ROUNDS = 3
 
 
-async def _p50(
-    ask: Callable[[AsyncAnthropic, str], Awaitable[None]],
-    client: AsyncAnthropic,
-    prompts: Iterator[str],
-) -> float:
+async def _p50(ask: Ask, prompts: Iterator[str], calls: int) -> float:
     taken_s = []
-    for prompt in itertools.islice(prompts, _CALLS):
+    for prompt in itertools.islice(prompts, calls):
         started = time.perf_counter()
-        await ask(client, prompt)
+        await ask(prompt)
         taken_s.append(time.perf_counter() - started)
     return percentile(taken_s, 50)
 
 
 async def _whole(client: AsyncAnthropic, prompt: str) -> None:
     await client.messages.create(
-        model=_MODEL, max_tokens=500, messages=[{"role": "user", "content": prompt}]
+        model=MODEL, max_tokens=500, messages=[{"role": "user", "content": prompt}]
+    )
+
+
+async def _whole_sync(client: Anthropic, prompt: str) -> None:
+    # In the loop's own thread: nothing else runs here, and a thread would be measured too.
+    client.messages.create(
+        model=MODEL, max_tokens=500, messages=[{"role": "user", "content": prompt}]
     )
 
 
 async def _streamed(client: AsyncAnthropic, prompt: str) -> None:
     async with client.messages.stream(
-        model=_MODEL, max_tokens=500, messages=[{"role": "user", "content": prompt}]
+        model=MODEL, max_tokens=500, messages=[{"role": "user", "content": prompt}]
     ) as stream:
         await stream.until_done()
+
+
+async def _generated(client: EnhancedAnthropicClient, prompt: str) -> None:
+    await client.generate_with_caching(prompt, model=MODEL, max_tokens=500)
+
+
+async def _ainvoked(model: SdkChatModel, prompt: str) -> None:
+    await model.ainvoke(prompt)
+
+
+async def _invoked(model: SdkChatModel, prompt: str) -> None:
+    model.invoke(prompt)
 
 
 def table(found: list[DropIn]) -> Table:
     """Return the figures as a table."""
     shown = Table(
-        title="Drop-in for Anthropic's SDK, one call at a time, of an API that answers at once: "
+        title="Drop-ins before a model, one call at a time, of an API that answers at once: "
         "p50 µs (quartiles)",
         box=box.SIMPLE_HEAD,
     )
     shown.add_column("call")
-    for heading in ("bare SDK", "miss", "ratio", "added µs", "hit"):
+    for heading in ("bare", "miss", "ratio", "added µs", "hit"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for each in found:
         shown.add_row(

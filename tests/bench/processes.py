@@ -63,6 +63,10 @@ class Process:
         """Whether it has not ended."""
         return self._popen.poll() is None
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
     def output(self) -> str:
         """Return what it has written so far."""
         return self._log.read_text(errors="replace")

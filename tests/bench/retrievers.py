@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.retrievers import BaseRetriever
 from rich import box
 from rich.table import Table
 
 from mge_cache import Timeouts
+from mge_cache.langchain import CachedLangChainRetriever
 from mge_cache.retrieval import CachedRetriever
 from tests.bench import servers
+from tests.bench.dropin import Case
 from tests.bench.measure import LoadError, percentile, spread
 
 if TYPE_CHECKING:
@@ -75,6 +80,37 @@ class _Source:
     async def aretrieve(self, _query: str, _embedding: Any, k: int) -> list[dict[str, Any]]:
         await asyncio.sleep(SOURCE_S)
         return [dict(document) for document in self._documents[:k]]
+
+
+class _Embeddings(Embeddings):
+    """Takes no time: a model of one's own would take the same with and without the cache."""
+
+    def embed_query(self, text: str) -> list[float]:
+        del text
+        return [0.5] * DIMENSION
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [self.embed_query(text) for text in texts]
+
+
+class _ChainSource(BaseRetriever):
+    """The same source as a retriever of LangChain's."""
+
+    source: Any
+
+    def _get_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        del run_manager
+        return _as_documents(self.source.retrieve(query, None, K))
+
+    async def _aget_relevant_documents(self, query: str, *, run_manager: Any) -> list[Document]:
+        del run_manager
+        return _as_documents(await self.source.aretrieve(query, None, K))
+
+
+def _as_documents(found: list[dict[str, Any]]) -> list[Document]:
+    return [
+        Document(each["text"], id=each["id"], metadata=dict(each["metadata"])) for each in found
+    ]
 
 
 async def measure_retrievers(folder: Path, *, rounds: int) -> RetrieverFigures:
@@ -144,6 +180,19 @@ async def _cases(stack: AsyncExitStack, target: str, nowhere: str) -> dict[str, 
     ) -> Callable[[str], Awaitable[Sequence[object]]]:
         return lambda query: function(query, embedding, K)
 
+    plain_chain = _ChainSource(source=bare)
+    cached_chain = CachedLangChainRetriever(
+        source=plain_chain,
+        embedding_model="bench",
+        collection="langchain",
+        k=K,
+        embeddings=_Embeddings(),
+        allow_similar=False,
+        target=target,
+        timeouts=PATIENT,
+    )
+    stack.push_async_callback(cached_chain.aclose)
+
     return {
         "bare, async": _Case(aio(bare.aretrieve)),
         "bare, sync": _Case(sync(bare.retrieve)),
@@ -154,7 +203,58 @@ async def _cases(stack: AsyncExitStack, target: str, nowhere: str) -> dict[str, 
         "hit, sync": _Case(sync(plain.retrieve), new=False, settle=plain.aflush),
         "sidecar away, async": _Case(aio(away.aretrieve)),
         "sidecar away, sync": _Case(sync(away.retrieve)),
+        "bare, LangChain's ainvoke": _Case(plain_chain.ainvoke),
+        "miss, LangChain's ainvoke": _Case(
+            cached_chain.ainvoke, settle=cached_chain._cached.aflush
+        ),
+        "hit, LangChain's ainvoke": _Case(
+            cached_chain.ainvoke, new=False, settle=cached_chain._cached.aflush
+        ),
     }
+
+
+async def retriever_cases(stack: AsyncExitStack, target: str) -> list[Case]:
+    """Return each drop-in before a retriever, with its usual time limits."""
+    embedding = np.full(DIMENSION, 0.5, "f4")
+    source = _Source(embeddings=False)
+    chain = _ChainSource(source=source)
+    retriever = await stack.enter_async_context(
+        CachedRetriever(
+            source, embedding_model="b", collection="c", k=K, allow_similar=False, target=target
+        )
+    )
+    cached_chain = CachedLangChainRetriever(
+        source=chain,
+        embedding_model="b",
+        collection="l",
+        k=K,
+        embeddings=_Embeddings(),
+        allow_similar=False,
+        target=target,
+    )
+    stack.push_async_callback(cached_chain.aclose)
+
+    async def bare_sync(query: str) -> None:
+        source.retrieve(query, embedding, K)
+
+    async def sync(query: str) -> None:
+        retriever.retrieve(query, embedding, K)
+
+    return [
+        Case(
+            "CachedRetriever.aretrieve",
+            lambda query: source.aretrieve(query, embedding, K),
+            lambda query: retriever.aretrieve(query, embedding, K),
+            lambda: retriever.stats.failures,
+        ),
+        Case("CachedRetriever.retrieve", bare_sync, sync, lambda: retriever.stats.failures),
+        Case(
+            "CachedLangChainRetriever.ainvoke",
+            chain.ainvoke,
+            cached_chain.ainvoke,
+            lambda: cached_chain.stats.failures,
+        ),
+    ]
 
 
 async def _times(case: _Case, texts: list[str]) -> list[float]:
@@ -175,8 +275,8 @@ async def _times(case: _Case, texts: list[str]) -> list[float]:
 def show_retrievers(figures: RetrieverFigures, console: Console) -> None:
     """Print the table."""
     table = Table(
-        title=f"CachedRetriever before a retriever of {SOURCE_S * 1e3:g} ms, {K} documents "
-        f"(p50 of {figures.calls} calls, median of the rounds)",
+        title="CachedRetriever and CachedLangChainRetriever before a retriever of "
+        f"{SOURCE_S * 1e3:g} ms, {K} documents (p50 of {figures.calls} calls, rounds' median)",
         box=box.SIMPLE_HEAD,
     )
     table.add_column("what")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.e2e.test_readme import run
+from tests.hanging import until_settled
 
 if TYPE_CHECKING:
     from tests.e2e.sidecars import Launch
@@ -42,6 +43,7 @@ async def test_each_example(
     launch: Launch, anthropic_settings: dict[str, str], example: Example, tmp_path: Path
 ) -> None:
     sidecar = await launch(tcp=True, environment=anthropic_settings)
+    await until_settled(sidecar)  # the examples have the usual time limits
     (tmp_path / "example.py").write_text(example.code)
     where = {"MGE_CACHE_TARGET": sidecar.target, **anthropic_settings}
     # On a busy machine a process's first look-up can miss its deadline; then it is no hit.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mge_cache.v1 import cache_service_pb2 as pb
 from tests.e2e.test_readme import run
+from tests.hanging import until_settled
 from tests.waiting import eventually
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ async def warm(repository: Path, name: str, sidecar: Sidecar) -> str:
 
 async def test_cached_retriever(launch: Launch, repository: Path) -> None:
     sidecar = await launch()
+    await until_settled(sidecar)  # the example has the usual time limits
     said = await example(repository, "cached_retriever", sidecar)
     assert said.count("-> ['password', ") == 3
     assert said.count("(searching for 'How do I change my password?')") == 1
@@ -58,6 +60,7 @@ async def test_cached_retriever(launch: Launch, repository: Path) -> None:
 
 async def test_langchain_cache(launch: Launch, repository: Path) -> None:
     sidecar = await launch()
+    await until_settled(sidecar)  # the example has the usual time limits
     for each in (example, warm):
         said = await each(repository, "langchain_cache", sidecar)
         assert said.count("Under Billing. ['") == 2

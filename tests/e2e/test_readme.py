@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from mge_cache.v1 import cache_service_pb2 as pb
+from tests.hanging import until_settled
 
 if TYPE_CHECKING:
     from tests.e2e.sidecars import Launch, Sidecar
@@ -70,6 +71,7 @@ async def sidecar(
 
 
 async def test_the_python_examples(sidecar: Sidecar, tmp_path: Path) -> None:
+    await until_settled(sidecar)  # the examples have the usual time limits
     where = {"MGE_CACHE_TARGET": sidecar.targets[1]}
     computed, retrieved, generated = blocks("python")
     for example, printed in ((computed, "Paris.\n"), (retrieved, "['faq-17']\n")):

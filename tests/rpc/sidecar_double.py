@@ -35,6 +35,8 @@ class SidecarDouble(CacheServiceServicer):
         self.results: list[pb.StoreRAGRequest] = []
         self.holds: list[pb.HoldLeaseRequest] = []
         self.invalidations: list[pb.InvalidateRequest] = []
+        self.questions = 0
+        """How often it was asked whether it is there (gRPC's health, "Check")."""
         self.open_holds = 0
         self.waiting = 0
         self.hangs: set[str] = set()
@@ -52,6 +54,9 @@ class SidecarDouble(CacheServiceServicer):
         # Without this, a second server could share a port that a stopped one has not yet let go of.
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         add_CacheServiceServicer_to_server(self, self._server)
+        check = grpc.unary_unary_rpc_method_handler(self._check)
+        health = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})
+        self._server.add_generic_rpc_handlers((health,))
         port = self._server.add_insecure_port(address)
         await self._server.start()
         return address if address.startswith("unix:") else f"127.0.0.1:{port}"
@@ -189,6 +194,11 @@ class SidecarDouble(CacheServiceServicer):
             ),
             unpriced_models=[request.namespace],
         )
+
+    async def _check(self, _request: bytes, context: Context) -> bytes:
+        self.questions += 1
+        await self._misbehave("Check", context)
+        return b"\x08\x01"  # SERVING
 
     async def _misbehave(self, method: str, context: Context) -> None:
         if method in self.hangs:

@@ -38,21 +38,25 @@ def breaker(clock: Clock) -> Breaker:
     return Breaker(retry_s=0.5, clock=clock)
 
 
-def test_unreachable_opens_at_once_and_one_probe_goes_each_half_second(
+def test_unreachable_opens_at_once_and_nobody_waits_until_it_is_back(
     breaker: Breaker, clock: Clock
 ) -> None:
     assert breaker.allows()
+    assert not breaker.asks()
     assert breaker.failed(slow=False)
-    assert not breaker.allows()
     clock.now = 0.49
-    assert not breaker.allows()
+    assert not breaker.asks()
     clock.now = 0.5
-    assert [breaker.allows() for _ in range(3)] == [True, False, False]
-    clock.now = 1.0  # the probe never reported back
-    assert breaker.allows()
+    assert [breaker.asks() for _ in range(3)] == [True, False, False]
+    clock.now = 1.0  # the question was not answered
+    assert breaker.asks()
     assert not breaker.failed(slow=False)  # it was open already
     clock.now = 1.4
+    assert not breaker.asks()
     assert not breaker.allows()
+    assert breaker.answered()
+    assert not breaker.answered()
+    assert breaker.allows()
 
 
 def test_success_closes(breaker: Breaker) -> None:
@@ -74,31 +78,55 @@ def test_deadlines_open_only_in_a_row(breaker: Breaker) -> None:
     assert not breaker.allows()
 
 
-def test_a_slow_probe_keeps_it_open(breaker: Breaker, clock: Clock) -> None:
-    breaker.failed(slow=False)
+def test_being_there_is_not_enough_after_deadlines(breaker: Breaker, clock: Clock) -> None:
+    assert breaker.failed(slow=True, generous=True)
+    assert not breaker.answered()
+    assert not breaker.asks()
+    assert not breaker.allows()
     clock.now = 0.5
-    assert breaker.allows()
+    assert [breaker.allows() for _ in range(3)] == [True, False, False]
     breaker.failed(slow=True)
     clock.now = 0.9
     assert not breaker.allows()
+    clock.now = 1.0
+    assert breaker.allows()
+    assert breaker.succeeded()
+    assert [breaker.allows() for _ in range(3)] == [True, True, True]
 
 
-def test_threads_share_one_probe(breaker: Breaker, clock: Clock) -> None:
+def test_a_trial_that_meets_silence_waits_for_the_answer_to_a_question(
+    breaker: Breaker, clock: Clock
+) -> None:
+    breaker.failed(slow=True, generous=True)
+    breaker.failed(slow=False)
+    breaker.failed(slow=True)  # a deadline of before
+    clock.now = 0.5
+    assert not breaker.allows()
+    assert breaker.asks()
+    assert breaker.answered()
+
+
+def test_threads_share_one_question(breaker: Breaker, clock: Clock) -> None:
     breaker.failed(slow=False)
     clock.now = 1.0
     barrier = threading.Barrier(8)
-    allowed: list[bool] = []
+    asked: list[bool] = []
 
     def ask() -> None:
         barrier.wait()
-        allowed.append(breaker.allows())
+        asked.append(breaker.asks())
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(allowed) == [False] * 7 + [True]
+    assert sorted(asked) == [False] * 7 + [True]
+
+
+def check(health: Health) -> None:
+    """Check without a question that could be asked."""
+    health.check(lambda: pytest.fail("asked too soon"))
 
 
 def watch(health: Health, error: MgeCacheError | None) -> None:
@@ -113,15 +141,15 @@ def test_health_logs_each_change_once(clock: Clock, caplog: pytest.LogCaptureFix
         for _ in range(3):
             watch(health, UnavailableError("refused"))
         with pytest.raises(UnavailableError, match="not tried"):
-            health.check()
+            check(health)
         watch(health, ClientClosedError())  # says nothing about the sidecar
         with pytest.raises(UnavailableError):
-            health.check()
+            check(health)
         watch(health, InternalError())  # it answers
-        health.check()
+        check(health)
         watch(health, None)
         watch(health, DeadlineExceededError())
-        health.check()
+        check(health)
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
@@ -144,4 +172,21 @@ def test_one_missed_generous_deadline_is_proof(clock: Clock) -> None:
     with pytest.raises(DeadlineExceededError), health.watching(generous=True):
         raise DeadlineExceededError
     with pytest.raises(UnavailableError, match="not tried"):
-        health.check()
+        check(health)
+
+
+def test_health_asks_for_callers_and_says_once_that_it_is_back(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = Health("unix:/s", retry_s=0.5, clock=clock)
+    questions: list[float] = []
+    watch(health, UnavailableError("refused"))
+    for clock.now in (0.25, 0.5, 0.75, 1.0):
+        with pytest.raises(UnavailableError, match="not tried"):
+            health.check(lambda: questions.append(clock.now))
+    assert questions == [0.5, 1.0]
+    with caplog.at_level(logging.INFO, logger="mge_cache"):
+        health.answered()
+        health.answered()
+    check(health)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from mge_cache import _wire
 from mge_cache._channel import resolve_target
 from mge_cache._generate_types import CacheUse
 from mge_cache._health import Health
@@ -25,6 +26,28 @@ _LOOK_S = 2.0
 _ANSWER_S = 600.0
 
 
+class _Client(AsyncClient):
+    """One that can be asked whether the sidecar answers look-ups, in a fail-open manner."""
+
+    def __init__(self, target: str | None, *, timeouts: Timeouts, health: Health) -> None:
+        super().__init__(target, timeouts=timeouts)
+        self._health = health
+
+    def check(self) -> None:
+        """Raise UnavailableError if the sidecar could not be reached a moment ago."""
+        self._health.check(self._connection.ask)
+
+    async def look(self, request: PromptRequest, *, patient: bool) -> None:
+        """Find out, within the deadline of a look-up, whether the sidecar answers.
+
+        ``patient``: silence is no reason to give up sooner.
+        """
+        message = _wire.get_request(
+            request, wait_s=0.0, lease_ttl_s=0.0, peek=True, send_prompt=False
+        )
+        await self._get(message, 0.0, patient=patient)
+
+
 class Batched:
     """For one event loop. ``caching`` False: answers are neither looked up nor stored."""
 
@@ -40,7 +63,7 @@ class Batched:
     ) -> None:
         timeouts = timeouts or Timeouts()
         self._health = Health(resolve_target(target), retry_s=timeouts.retry_s, clock=clock)
-        self._client = AsyncClient(target, timeouts=timeouts)
+        self._client = _Client(target, timeouts=timeouts, health=self._health)
         self._look_s = look_s
         self._ttl_s = ttl_s
         self._cache = CacheUse.USE if caching else CacheUse.BYPASS
@@ -58,8 +81,8 @@ class Batched:
         Whatever Anthropic said then, it will say again to the caller, in the SDK's own errors.
         """
         try:
-            self._health.check()
-            await self._look(request)
+            self._client.check()
+            await self._client.look(request, patient=False)
             generation = self._client.generate(
                 request,
                 masterplan=masterplan,
@@ -78,11 +101,6 @@ class Batched:
         """Disconnect."""
         await self._client.close()
 
-    async def _look(self, request: PromptRequest) -> None:
-        """Find out, within the deadline of a look-up, whether the sidecar answers."""
-        with self._health.watching():
-            await self._client.get(request)
-
     async def _watched(self, generation: AsyncGeneration, request: PromptRequest) -> Completion:
         """Wait for an answer for as long as the sidecar is there."""
         async with generation:
@@ -90,11 +108,11 @@ class Batched:
             try:
                 while not (await asyncio.wait([result], timeout=self._look_s))[0]:
                     try:
-                        await self._look(request)
+                        await self._client.look(request, patient=True)
                     except DeadlineExceededError:
                         # One alone can be a pause of this very process. Three in a row open the
                         # breaker, and then this raises.
-                        self._health.check()
+                        self._client.check()
                 return result.result()
             finally:
                 result.cancel()
