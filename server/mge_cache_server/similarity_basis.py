@@ -57,7 +57,7 @@ LENGTH_TOLERANCE: Final = 1e-4
 # first level makes a multiple of four columns, which a product takes together. What lists name is
 # little, and is soon computed in full: more columns save the second level.
 _FEW = (15, 35)
-_SOME = (23, 42)
+_SOME = (19, 42)
 _MANY = (31, 63)
 _STEPS = np.float32(124)
 _CODE_ERROR = 0.5 + 1e-4  # in steps; with the rounding of what is compared with it
@@ -139,8 +139,7 @@ class Basis:
 
         ``coordinates`` are those of a sample of the rows.
         """
-        listed = lists_per_row(self.matrix.shape[1])
-        pivots = fit_pivots(coordinates, rows, listed, _pivot_error(self.matrix))
+        pivots = fit_pivots(coordinates, self.matrix, rows, _pivot_error(self.matrix))
         first, wanted = (self.first, self.directions) if pivots is None else _SOME
         return Basis(
             self.matrix if pivots else np.ascontiguousarray(self.matrix[:wanted]),
@@ -154,7 +153,8 @@ class Basis:
         """Return what the bounds of all rows for this unit vector are computed with."""
         split = self.first
         both = np.empty(self.directions + 3, np.float32)
-        coordinates = self.matrix.dot(query)
+        rough = self.pivots.rough.shape[1] if self.pivots else 0
+        coordinates = self.matrix[: max(rough, self.directions)].dot(query)
         head, tail = coordinates[:split], coordinates[split : self.directions]
         left_by_first = float(query.dot(query)) - float(head.dot(head))
         tail_square = float(tail.dot(tail))
@@ -167,7 +167,7 @@ class Basis:
         second = both[split + 1 :]
         second /= _STEPS
         slack = float(1.001 * _CODE_ERROR / _STEPS) * sqrt(len(tail) * tail_square)
-        reach = self.pivots.reach(coordinates, threshold) if self.pivots else None
+        reach = self.pivots.reach(query, coordinates[:rough], threshold) if self.pivots else None
         return Look(both[: split + 1], second, slack, reach)
 
 
@@ -233,7 +233,8 @@ def _pivot_error(matrix: Floats) -> float:
     directions, dimension = matrix.shape
     exact = matrix.astype(np.float64)
     eta = float(np.linalg.norm(exact @ exact.T - np.eye(directions)))
-    return 1.1 * (_gamma(dimension) * sqrt(directions) + _gamma(directions) + eta) + 2e-4
+    sums = _gamma(dimension) * sqrt(directions) + _gamma(directions) * (1 + sqrt(directions))
+    return 1.1 * (sums + eta) + 2e-4
 
 
 def _gamma(length: int) -> float:

@@ -16,7 +16,8 @@ effective metric indexing* (2005), whose lists do not overlap, so that a search 
 
 Pivots lie in the span of a basis B (``similarity_basis``): p = Bᵀc, and p·x = c·Bx takes few
 products. What rounding does: ẑ = fl(Bx) is off by at most δ, so fl(c·ẑ) is off by δ + γ_k, with
-|c| ≤ 1 + u; |p| differs from 1 by η at most, and the lengths of q and x by μ. ``Pivots.error`` is
+|c| ≤ 1 + u; fl(Bᵀc) by γ_k√k, so its product with q by that and γ_d; |p| differs from 1 by η at
+most, and the lengths of q and x by μ. ``Pivots.error`` is
 more than the sum of these, also by what rounding does to levels. A search takes it off p·q, and off
 the least p·x that it derives; its t is lowered by what the lengths may have added to q·x.
 """
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 PIVOT_DIRECTIONS: Final = 192
 """In the span of so many leading directions pivots lie."""
 
+ROUGH_DIRECTIONS: Final = 64
+"""In so many a query is compared with all of them."""
+
 PIVOT_SAMPLE_ROWS: Final = 16_384
 """So many rows they are fitted to."""
 
@@ -51,7 +55,7 @@ PIVOTS_ROWS_LEAST: Final = 16_384
 """Below that a scan of all rows takes no longer."""
 
 _PIVOTS_MAX = 1024
-_NUMBERS_PER_LISTED = 8
+_NUMBERS_PER_LISTED = 7
 _LISTED_MOST = 160
 _LISTED_SURPLUS = 1.3
 _LEVELS: Final = 64
@@ -60,6 +64,7 @@ _ROWS_PER_PIVOT = 48
 _KNOWN_PER_PIVOT = 16
 _TRIED_OF = 8
 _USEFUL = 0.25
+_TRIED_PIVOTS = 4
 _TRIED_THRESHOLD = 0.95
 _ROUNDS = 5
 _AT_ONCE = 256
@@ -77,25 +82,48 @@ class Reach(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pivots:
-    """``vectors`` has a pivot in each row, in coordinates of the basis; ``cut`` is the least
-    cosine with its pivot that a row in its list has.
-    """  # noqa: D205
+    """Unit vectors, one a row: in coordinates of a basis, and as they are.
+
+    ``rough`` has the first of their coordinates, which tell the few that may be nearest to a query:
+    to read all of all pivots takes longer than to look at some more rows.
+    """
 
     vectors: Floats
+    points: Floats
+    rough: Floats
     cut: float
+    """The least cosine with its pivot that a row in its list has."""
     listed: int
     """In so many lists a row is, on average: each costs two bytes."""
     error: float
 
-    def reach(self, coordinates: Floats, threshold: float) -> Reach | None:
-        """Return what a query with these coordinates must look at; None: more than lists have."""
-        cosines = self.vectors.dot(coordinates)
-        pivot = int(cosines.argmax())
-        level = floor((self._least(float(cosines[pivot]), threshold) - self.cut) / _STEP)
+    @classmethod
+    def of(
+        cls, vectors: Floats, matrix: Floats, *, cut: float, listed: int, error: float
+    ) -> Pivots:
+        """Return those with these coordinates in the directions that ``matrix`` has as rows."""
+        rough = np.ascontiguousarray(vectors[:, :ROUGH_DIRECTIONS])
+        return cls(vectors, vectors @ matrix, rough, cut, listed, error)
+
+    def reach(self, query: Floats, coordinates: Floats, threshold: float) -> Reach | None:
+        """Return what a query must look at; None: more than lists have.
+
+        ``coordinates`` are its first ``ROUGH_DIRECTIONS``.
+        """
+        pivot, cosine = self._nearest(query, coordinates)
+        level = floor((self.least(cosine, threshold) - self.cut) / _STEP)
         return Reach(self, pivot, min(level, _LEVELS - 1)) if level >= 0 else None
 
-    def _least(self, cosine: float, threshold: float) -> float:
-        """Return the least cosine with a pivot that a row may have, given that of the query."""
+    def _nearest(self, query: Floats, coordinates: Floats) -> tuple[int, float]:
+        """Return a pivot that is near, most often the nearest, and its cosine."""
+        rough = self.rough.dot(coordinates)
+        near = rough.argpartition(-min(_TRIED_PIVOTS, len(rough)))[-_TRIED_PIVOTS:]
+        cosines = self.points.take(near, axis=0).dot(query)
+        best = int(cosines.argmax())
+        return int(near[best]), float(cosines[best])
+
+    def least(self, cosine: float, threshold: float) -> float:
+        """Return the least cosine with a pivot that a hit may have, given that of the query."""
         angle = _angle(cosine - self.error) + _angle(threshold - abs(threshold) * _LENGTHS)
         return cos(min(angle, pi)) - self.error
 
@@ -131,26 +159,27 @@ def lists_per_row(dimension: int) -> int:
     return min(_LISTED_MOST, dimension // _NUMBERS_PER_LISTED)
 
 
-def fit_pivots(coordinates: Floats, rows: int, listed: int, error: float) -> Pivots | None:
+def fit_pivots(coordinates: Floats, matrix: Floats, rows: int, error: float) -> Pivots | None:
     """Return pivots for an index of so many rows, or None where they would not pay.
 
-    ``coordinates`` are those of a sample of the rows, in a basis; each row may be in ``listed``
-    lists, on average; ``error`` is what rounding does to a product with a pivot. Spherical k-means
-    (Dhillon, Modha, 2001). Whether pivots pay is tried with rows that they were not fitted to.
+    ``coordinates`` are those of a sample of the rows, in the directions that ``matrix`` has as
+    rows; ``error`` is what rounding does to a product with a pivot. Spherical k-means (Dhillon,
+    Modha, 2001). Whether pivots pay is tried with rows that they were not fitted to.
     """
+    listed = lists_per_row(matrix.shape[1])
     if not listed:
         return None
     lengths = np.linalg.norm(coordinates, axis=1, keepdims=True)
     directions = coordinates / np.maximum(lengths, np.float32(1e-6))
     tried, known = coordinates[::_TRIED_OF], np.delete(directions, np.s_[::_TRIED_OF], axis=0)
-    vectors = _centres(
-        known, min(_PIVOTS_MAX, rows // _ROWS_PER_PIVOT, len(known) // _KNOWN_PER_PIVOT)
-    )
+    count = min(_PIVOTS_MAX, rows // _ROWS_PER_PIVOT, len(known) // _KNOWN_PER_PIVOT)
+    vectors = _centres(known, max(1, count))
     cosines = tried @ vectors.T
     last = min(cosines.size, listed * len(tried)) - 1
     cut = float(-np.partition(-cosines.ravel(), last)[last])
-    pivots = Pivots(vectors, cut, listed, error)
-    within = sum(pivots.reach(each, _TRIED_THRESHOLD) is not None for each in tried)
+    pivots = Pivots.of(vectors, matrix, cut=cut, listed=listed, error=error)
+    nearest = cosines.max(axis=1).tolist()
+    within = sum(pivots.least(cosine, _TRIED_THRESHOLD) >= cut for cosine in nearest)
     return pivots if within >= _USEFUL * len(tried) else None
 
 

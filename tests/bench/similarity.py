@@ -2,9 +2,11 @@
 
 Rows are real embeddings, extended with perturbed copies to the size wanted; 1536 dimensions are
 simulated with the spectrum of the real ones. Queries are real questions that are not among the
-rows. Products and searches alternate on one thread and are timed in CPU seconds, so that other
-work on the machine counts little; what counts is the ratio. It is given of the medians, and of the
-quickest of either: a product reads more memory, which others slow down.
+rows. Some products and many searches alternate on one thread and are timed in CPU seconds, so that
+other work on the machine counts little; what counts is the ratio. It is given of the medians, and
+of the quickest of either: a product reads more memory, which others slow down. A product empties
+the processor's caches, so that the half dozen searches after one are slower, up to four times:
+they are among the ones that are timed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
@@ -39,6 +42,7 @@ THRESHOLD = 0.95
 FAR_S = 1e18
 _ROWS_AT_ONCE = 1000
 _NOISE = 0.5
+_BLOCKS = 5
 _SEARCHES_PER_PRODUCT = 20
 
 
@@ -140,6 +144,7 @@ def measure(case: Case, vectors: Floats, rounds: int) -> Figures:
     index = SimilarityIndex(case.dimension, compact=case.compact)
     extend_s, upkeep_s = fill(index, rows)
     products_s, searches_s, right, hits, computed = [], [], 0, 0, []
+    turn = itertools.cycle(queries)
     for number in range(rounds):
         query = queries[number % QUERIES]
         started_s = time.thread_time()
@@ -150,12 +155,13 @@ def measure(case: Case, vectors: Floats, rounds: int) -> Figures:
         hits += best >= THRESHOLD
         rounding = 5e-4 if case.compact else 1e-6
         right += abs(found.cosine - best) <= rounding if found else best < THRESHOLD + rounding
-        computed.append(index.survivors_mean)
-        for each in range(_SEARCHES_PER_PRODUCT):
-            query = queries[(number * _SEARCHES_PER_PRODUCT + each) % QUERIES]
+        if (number + 1) % (rounds // _BLOCKS):
+            continue
+        for query in itertools.islice(turn, rounds // _BLOCKS * _SEARCHES_PER_PRODUCT):
             started_s = time.thread_time()
             index.search(query, THRESHOLD, lambda _: True)
             searches_s.append(time.thread_time() - started_s)
+        computed.append(index.survivors_mean)
     return Figures(
         product_s=statistics.median(products_s),
         search_s=statistics.median(searches_s),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mge_cache_server import similarity_pivots, similarity_upkeep, similarity_work
 from mge_cache_server.similarity import SimilarityIndex
 from mge_cache_server.similarity_basis import fit
-from mge_cache_server.similarity_pivots import Lists, Pivots, fit_pivots, make_lists
+from mge_cache_server.similarity_pivots import Lists, Pivots, Reach, fit_pivots, make_lists
 from tests.unit.scene import Clock
 from tests.unit.vectors import Plain, beside, key_of, kinds, seeds, unit, upkeep, vectors
 
@@ -45,7 +45,13 @@ def some_pivots(basis: Basis, rows: Floats, count: int, cut: float, listed: int 
     noise = random.standard_normal((count - count // 2, len(basis.matrix)), dtype=np.float32)
     points = np.concatenate((basis.coordinates(rows[chosen]), noise)).astype(np.float64)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return Pivots(points.astype(np.float32), cut, listed, ERROR)
+    vectors = points.astype(np.float32)
+    return Pivots.of(vectors, basis.matrix, cut=cut, listed=listed, error=ERROR)
+
+
+def reached(pivots: Pivots, basis: Basis, query: Floats, threshold: float) -> Reach | None:
+    coordinates = basis.coordinates(query[np.newaxis])[0, : pivots.rough.shape[1]]
+    return pivots.reach(query, coordinates, threshold)
 
 
 def listed(pivots: Pivots, basis: Basis, rows: Floats, stops: tuple[int, ...]) -> Lists:
@@ -84,7 +90,7 @@ def test_no_hit_is_outside_of_what_a_query_reaches(
     pivots = some_pivots(basis, rows, count_and_listed[0], cut, count_and_listed[1])
     lists = listed(pivots, basis, rows, (700,))
     for query in (*queries, *-queries):
-        reach = pivots.reach(basis.coordinates(query[np.newaxis])[0], threshold)
+        reach = reached(pivots, basis, query, threshold)
         slots = lists.within(reach) if reach else None
         if slots is not None:
             cosines = rows.astype(np.float64) @ query.astype(np.float64)
@@ -112,24 +118,25 @@ def test_lists_stay_within_the_memory_that_they_may_take() -> None:
         lists = listed(pivots, basis, rows, stops)
         assert lists.lowest > 0
         assert len(lists.slots) <= 1.3 * 4 * 5000
-    reach = pivots.reach(basis.coordinates(rows[:1])[0], 0.9)
+    reach = reached(pivots, basis, rows[0], 0.9)
     assert reach is not None
     lowest = reach._replace(level=lists.lowest - 1)
     assert lists.within(lowest) is None
     assert lists.within(reach._replace(pivots=some_pivots(basis, rows, 40, -0.9))) is None
 
 
-def test_pivots_are_there_where_they_pay() -> None:
-    def pivots(kind: str, listed: int) -> Pivots | None:
+def test_pivots_are_there_where_they_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pivots(kind: str, numbers_per_listed: int) -> Pivots | None:
+        monkeypatch.setattr(similarity_pivots, "_NUMBERS_PER_LISTED", numbers_per_listed)
         rows = vectors(kind, 2000, DIMENSION, 3)
         basis = fit(rows, 40)
-        return fit_pivots(basis.coordinates(rows), 2000, listed, ERROR)
+        return fit_pivots(basis.coordinates(rows), basis.matrix, 2000, ERROR)
 
-    found = pivots("clustered", 20)
+    found = pivots("clustered", 2)
     assert found is not None
     assert np.allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-6)
-    assert pivots("random", 4) is None, "every pivot is far from every query"
-    assert pivots("clustered", 0) is None
+    assert pivots("random", 12) is None, "every pivot is far from every query"
+    assert pivots("clustered", 100) is None
 
 
 operations = st.lists(
