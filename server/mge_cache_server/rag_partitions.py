@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from mge_cache_server.errors import StoreError
 from mge_cache_server.rag_codec import pack_row
 from mge_cache_server.rag_index import Bounds, Fullness, PartitionIndex, Surroundings
-from mge_cache_server.rag_thread import SearchThread, background_thread
+from mge_cache_server.rag_thread import SearchThread
 from mge_cache_server.statistics import RagIndexStatistics
 from mge_cache_server.store import Row
 
@@ -68,7 +69,7 @@ class Partitions:
         self._now = now
         self._slack = _COMPACT_SLACK if bounds.compact else 0.0
         self.thread = SearchThread()
-        self._tender = background_thread("mge-tend")  # so that no search waits for upkeep
+        self._tender = ThreadPoolExecutor(1, "mge-tend")  # so that no search waits for upkeep
         self._fullness = Fullness()
         self._around = Surroundings(
             *(store, bounds, self._fullness, self._tender, failed, self._bound, rest, now)

@@ -10,9 +10,7 @@ import gc
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from importlib import import_module
-from threading import get_native_id
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -20,17 +18,7 @@ if TYPE_CHECKING:
 
 _INLINE_NUMBERS = 1_000_000
 _SWITCH_S = 0.0005
-_GIVES_WAY = 10
 _T = TypeVar("_T")
-
-
-def background_thread(name: str) -> ThreadPoolExecutor:
-    """Make a thread that gets a processor only as far as the other threads leave one.
-
-    On Linux. Without that, a thread that computes for long makes the event loop, and whoever waits
-    for its answers, wait for three milliseconds at a time where there are few processors.
-    """
-    return ThreadPoolExecutor(1, name, initializer=_give_way)
 
 
 class SearchThread:
@@ -70,14 +58,8 @@ class SearchThread:
 
 
 async def _in_background() -> None:
-    with background_thread("mge-import") as thread:
+    with ThreadPoolExecutor(1, "mge-import") as thread:
         await asyncio.get_running_loop().run_in_executor(thread, _load_libraries)
-
-
-def _give_way() -> None:
-    if sys.platform == "linux":  # elsewhere it would be the whole process that gives way
-        with suppress(PermissionError):  # a sandbox may not like it; it is for speed only
-            os.setpriority(os.PRIO_PROCESS, get_native_id(), _GIVES_WAY)
 
 
 def _load_libraries() -> None:

@@ -28,7 +28,7 @@ from tests.bench.measure import LoadError, percentile
 from tests.bench.speed import fill
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from mge_cache.v1.cache_service_pb2_grpc import CacheServiceAsyncStub
 
 ALONE = "alone"
+OTHERS = "beside as many SetPrompt, to compare"
 LOADING = "while the partition loads"
 SEARCHING = "beside searches"
 STORING = "beside searches and stores"
-NAMES = (ALONE, LOADING, SEARCHING, STORING)
+NAMES = (ALONE, LOADING, OTHERS, SEARCHING, STORING)
 P99_MAX = {LOADING: 2.5, SEARCHING: 2.0, STORING: 2.0}
 """What is wanted: times the p99 alone."""
 
@@ -123,12 +124,10 @@ async def _round(
         await time(ALONE)
         progress(f"GetPrompt {LOADING}")
         await _while_loading(stub, connection, found)
-        progress(f"GetPrompt {SEARCHING}")
-        async with _paced(server, stores=False):
-            await time(SEARCHING)
-        progress(f"GetPrompt {STORING}")
-        async with _paced(server, stores=True):
-            await time(STORING)
+        for name, methods in _beside().items():
+            progress(f"GetPrompt {name}")
+            async with _paced(server, methods):
+                await time(name)
         progress("GetPrompt alone")
         await time(ALONE)
 
@@ -148,9 +147,24 @@ async def _while_loading(
     found.load_s.append(perf_counter() - begun_s)
 
 
+def _beside() -> dict[str, dict[str, Sequence[Message]]]:
+    searches = [_query(number) for number in range(_REQUESTS)]
+    stores = [
+        _store(_embeddings(1, 2 * 10**9 + number)[0].tobytes(), f"stored {number}")
+        for number in range(_REQUESTS)
+    ]
+    return {
+        OTHERS: {"SetPrompt": messages.sets()},
+        SEARCHING: {"QueryRAG": searches},
+        STORING: {"QueryRAG": searches, "StoreRAG": stores},
+    }
+
+
 @contextlib.asynccontextmanager
-async def _paced(server: servers.Server, *, stores: bool) -> AsyncIterator[None]:
-    """Search, and store if wanted, at a steady rate meanwhile.
+async def _paced(
+    server: servers.Server, methods: Mapping[str, Sequence[Message]]
+) -> AsyncIterator[None]:
+    """Call methods at a steady rate meanwhile.
 
     The requests are made beforehand: this process times the others' calls, and must not itself be
     what holds them up.
@@ -161,14 +175,6 @@ async def _paced(server: servers.Server, *, stores: bool) -> AsyncIterator[None]
             await connection.run(in_flight=1, calls=1)
             await asyncio.sleep(1 / PER_S)
 
-    methods: dict[str, Sequence[Message]] = {
-        "QueryRAG": [_query(number) for number in range(_REQUESTS)]
-    }
-    if stores:
-        methods["StoreRAG"] = [
-            _store(_embeddings(1, 2 * 10**9 + number)[0].tobytes(), f"stored {number}")
-            for number in range(_REQUESTS)
-        ]
     async with contextlib.AsyncExitStack() as stack:
         tasks = []
         for method, requests in methods.items():

@@ -93,10 +93,10 @@ def _neighbours(found: Neighbours) -> Table:
         figures = [f"{time_s * 1e6:,.0f}" for time_s in times_s]
         missed = False
         if name != ALONE:
-            most = P99_MAX[name]
-            missed = found.ratio(name, 99) > most
             figures += [f"{found.ratio(name, percent):.2f}x" for percent in (50, 99)]
-            figures.append(f"≤ {most:g}x")
+        if name in P99_MAX:
+            missed = found.ratio(name, 99) > P99_MAX[name]
+            figures.append(f"≤ {P99_MAX[name]:g}x")
         table.add_row(
             name, f"{len(found.latencies_s[name]):,}", *figures, style="bold red" if missed else ""
         )

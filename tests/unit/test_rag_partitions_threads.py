@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -107,17 +105,6 @@ async def test_no_page_is_read_while_upkeep_is_under_way(tender: GatedExecutor) 
     tender.gate.set()
     await eventually(lambda: found.index.rows == 1201)
     await asyncio.gather(*found.end(), return_exceptions=True)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all threads have one priority")
-async def test_upkeep_gives_way_to_all_other_threads() -> None:
-    scene = Scene()
-    niceness = scene.partitions._tender.submit(
-        lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    )
-    mine = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    assert niceness.result() > mine
-    await scene.partitions.close()
 
 
 async def test_a_large_partition_is_searched_in_another_thread_a_small_one_is_not() -> None:
