@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mge_cache_server.similarity_memory import provide, touch
 from mge_cache_server.similarity_pivots import Lists, make_lists
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ BOOKKEEPING_BYTES: Final = 58
 _NEVER = np.float32(-1e9)  # in place of a residual's length: the bound is far below any threshold
 _PARTS = 256
 _PENDING = 32
-_PAGE_BYTES = 4096
 _APPENDED_AT_ONCE = 2048
 _LISTED_AT_ONCE = 256
 
@@ -78,9 +78,14 @@ class Prefix:
 
     def touch(self) -> None:
         """Write into each page in which no row is yet."""
-        rest = self.first[self.filled :] if self.basis.pivots else self.first[:, self.filled :]
-        for memory in (self.second[self.filled :], *([rest] if self.basis.pivots else rest)):
+        for memory in self.parts(self.filled, len(self.second)):
             touch(memory)
+
+    def parts(self, start: int, stop: int) -> list[NDArray[Any]]:
+        """Return the contiguous pieces of memory for rows from one slot to another."""
+        if self.basis.pivots:
+            return [self.second[start:stop], self.first[start:stop]]
+        return [self.second[start:stop], *self.first[:, start:stop]]
 
     def bury(self, slots: int | NDArray[np.intp]) -> None:
         """See to it that no scan finds these slots. Needless for correct answers."""
@@ -112,6 +117,7 @@ class Block:
         "keys",
         "live",
         "prefix",
+        "provided",
         "rows",
         "used",
     )
@@ -129,6 +135,8 @@ class Block:
         """Which rows a search has returned; searches write it, and nothing else."""
         self.prefix = Prefix.empty(basis, self.capacity) if basis is not None else None
         self.used = 0
+        self.provided = 0
+        """For how many rows there is memory, not just addresses, as far as is known."""
         self.live = 0
         self.earliest_s = inf
         """No row of this block expires earlier."""
@@ -145,11 +153,25 @@ class Block:
     def size_bytes(self) -> int:
         """What the rows take that have been appended, removed ones included, keys not."""
         lists = 0
-        width: int = self.rows.itemsize * self.rows.shape[1] + BOOKKEEPING_BYTES
+        width = self.row_bytes + BOOKKEEPING_BYTES
         if self.prefix is not None:
             width += 4 * (self.prefix.basis.first + 1) + self.prefix.second.shape[1]
             lists = self.prefix.lists.size_bytes if self.prefix.lists else 0
         return self.used * width + lists
+
+    @property
+    def row_bytes(self) -> int:
+        """What the numbers of a row take."""
+        taken: int = self.rows.itemsize * self.rows.shape[1]
+        return taken
+
+    def provide(self, start: int, stop: int) -> None:
+        """Provide memory for rows from one slot to another. Any thread may call it."""
+        memory = [self.rows[start:stop]]
+        if self.prefix is not None:
+            memory += self.prefix.parts(start, stop)
+        for part in memory:
+            provide(part)
 
     def append_one(self, key: bytes, row: Floats, expires_s: float) -> None:
         """Add a row whose key is not in this block; there must be room."""
@@ -265,8 +287,3 @@ class Block:
         prefix.fill(self.rows, self.used)
         if self.live < self.used:
             prefix.bury(start + np.flatnonzero(~self.alive[start : self.used]))
-
-
-def touch(memory: NDArray[Any]) -> None:
-    """Write into each page of contiguous memory, without Python's lock."""
-    memory.reshape(-1)[:: _PAGE_BYTES // memory.itemsize] = 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from mge_cache_server.similarity_basis import SAMPLE_ROWS
 from mge_cache_server.similarity_pivots import PIVOT_SAMPLE_ROWS
-from mge_cache_server.similarity_work import Compaction, Fit, Listing, Rebase
+from mge_cache_server.similarity_work import Compaction, Fit, Listing, Provision, Rebase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,7 @@ _SMALL = 64
 _LISTED_AT_ONCE = 1024
 _LISTED_LEAST = 8192
 _LISTED_GROWTH = 32
+_PROVIDED_BYTES = (1 << 20, 8 << 20)
 _SMALL_BLOCKS = 2
 _FEW_ROWS = 4  # a quarter of the rows of a large block
 
@@ -72,6 +73,7 @@ class Upkeep:
                 or self._rebase(blocks)
                 or _compaction(blocks, block_rows)
                 or _listing(blocks)
+                or _provision(blocks)
             )
             return self._under_way
         return None
@@ -89,6 +91,8 @@ class Upkeep:
                 work.block.adopt(work.found)
         elif isinstance(work, Listing):
             work.prefix.lists = work.found
+        elif isinstance(work, Provision):
+            work.block.provided = work.stop
         elif work.found is not None:
             return _replaced(blocks, work, work.found)
         return blocks
@@ -130,6 +134,17 @@ def _listing(blocks: Sequence[Block]) -> Listing | None:
             if more > max(_LISTED_AT_ONCE, listed // _LISTED_GROWTH) or (more and block.is_full):
                 return Listing(block, prefix)
     return None
+
+
+def _provision(blocks: Sequence[Block]) -> Provision | None:
+    """Return what provides memory for as many rows as there are, some megabytes at most."""
+    block = blocks[-1] if blocks else None
+    if block is None or block.is_full or block.used * block.row_bytes < _PROVIDED_BYTES[0]:
+        return None
+    ahead = min(block.used, _PROVIDED_BYTES[1] // block.row_bytes)
+    if block.provided - block.used >= ahead // 2 or block.provided >= block.capacity:
+        return None
+    return Provision(block, min(block.capacity, block.used + ahead))
 
 
 def _compaction(blocks: Sequence[Block], block_rows: int) -> Compaction | None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mge_cache_server.similarity_basis import SAMPLE_ROWS, Basis, fit
-from mge_cache_server.similarity_block import Block, Prefix, touch
+from mge_cache_server.similarity_block import Block, Prefix
+from mge_cache_server.similarity_memory import touch
 from mge_cache_server.similarity_pivots import (
     PIVOT_DIRECTIONS,
     PIVOT_SAMPLE_ROWS,
@@ -43,6 +44,7 @@ class Room:
         rows = np.empty(self._shape, self._dtype)
         touch(rows)
         block = Block(rows, self._basis)
+        block.provided = len(rows)
         if block.prefix is not None:
             block.prefix.touch()
         self.found = block
@@ -106,6 +108,18 @@ class Listing:
         self.found = self._block.listed(self.prefix)
 
 
+class Provision:
+    """Provides memory for the next rows of a block, before they come."""
+
+    def __init__(self, block: Block, stop: int) -> None:
+        self.block = block
+        self.stop = stop
+
+    def run(self) -> None:
+        """Do it: a millisecond for 8 MB, or ten."""
+        self.block.provide(max(self.block.provided, self.block.used), self.stop)
+
+
 class Compaction:
     """Copies the live rows of full blocks into one new block."""
 
@@ -141,4 +155,4 @@ def _copy(block: Block, start: int, stop: int, into: Block) -> None:
         into.hit[to : into.used] = block.hit[chosen]
 
 
-Work = Fit | Rebase | Listing | Compaction
+Work = Fit | Rebase | Listing | Compaction | Provision

@@ -186,22 +186,30 @@ def fill(index: SimilarityIndex, rows: Floats) -> tuple[float, float]:
         keys = [number.to_bytes(32, "big") for number in range(start, start + len(part))]
         started_s = time.thread_time()
         index.extend(keys, part, [FAR_S] * len(part))
-        extended_s = time.thread_time()
-        while (work := index.due()) is not None:
-            work.run()
-            index.settle(work)
-        spent_s += extended_s - started_s
-        upkeep_s += time.thread_time() - extended_s
+        spent_s += time.thread_time() - started_s
+        upkeep_s += upkeep(index)
     return spent_s / len(rows), upkeep_s / len(rows)
 
 
 def adding(index: SimilarityIndex, vectors: Floats) -> float:
     """Return the seconds that adding a row takes, one by one."""
     keys = [b"new" + number.to_bytes(29, "big") for number in range(len(vectors))]
-    started_s = time.thread_time()
+    spent_s = 0.0
     for key, vector in zip(keys, vectors, strict=True):
+        started_s = time.thread_time()
         index.add(key, vector, expires_s=FAR_S)
-    return (time.thread_time() - started_s) / len(keys)
+        spent_s += time.thread_time() - started_s
+        upkeep(index)
+    return spent_s / len(keys)
+
+
+def upkeep(index: SimilarityIndex) -> float:
+    """Do what is due, as a sidecar does in another thread; return the seconds."""
+    started_s = time.thread_time()
+    while (work := index.due()) is not None:
+        work.run()
+        index.settle(work)
+    return time.thread_time() - started_s
 
 
 def verdicts(case: Case, figures: Figures) -> list[str]:

@@ -11,7 +11,8 @@ import pytest
 
 from mge_cache_server.similarity import SimilarityIndex
 from mge_cache_server.similarity_block import BOOKKEEPING_BYTES, Block
-from mge_cache_server.similarity_work import Compaction, Fit, Rebase
+from mge_cache_server.similarity_memory import provide, touch
+from mge_cache_server.similarity_work import Compaction, Fit, Provision, Rebase
 from tests.unit.scene import Clock
 from tests.unit.vectors import key_of, upkeep, vectors
 
@@ -204,13 +205,13 @@ def test_a_basis_that_no_longer_fits_is_refitted() -> None:
     upkeep(index)
     foreign = domain(80)
     index.extend(keys(2000, 4000), foreign, [1.0] * 2000)
-    assert upkeep(index) == []
+    assert "Fit" not in upkeep(index)
     for query in foreign[:64]:
         index.search(query, 0.95, lambda _: True)
     assert upkeep(index)[:2] == ["Fit", "Rebase"]
     for query in foreign[:64]:
         index.search(query, 0.95, lambda _: True)
-    assert upkeep(index) == []
+    assert "Fit" not in upkeep(index)
 
 
 @pytest.mark.timeout(60)
@@ -266,3 +267,35 @@ def test_the_bookkeeping_takes_what_is_counted_for_it() -> None:
     taken = sys.getsizeof(parts) + sys.getsizeof(listed) + times
     assert taken < 1.1 * BOOKKEEPING_BYTES * block.used
     assert max(parts.values()) < 256, "larger integers have memory of their own"
+
+
+def test_memory_is_provided_before_rows_need_it() -> None:
+    """And what is written meanwhile stays."""
+    index = SimilarityIndex(512, now=Clock(0.0))
+    rows = vectors("random", 4000, 512, 1)
+    index.extend(keys(0, 2000), rows[:2000], [1.0] * 2000)
+    assert "Provision" in upkeep(index)
+    block = index._blocks[-1]
+    assert block.used < block.provided <= block.capacity
+    number = 2000
+    while (work := index.due()) is None:
+        index.add(key_of(number), rows[number], expires_s=1.0)
+        number += 1
+    assert isinstance(work, Provision)
+    assert block.used < block.provided, "before it is too late"
+    index.add(key_of(number), rows[number], expires_s=1.0)
+    work.run()
+    index.settle(work)
+    for each in (0, 1499, number - 1, number):
+        found = index.search(rows[each], 0.9999, lambda _: True)
+        assert found is not None
+        assert found.key == key_of(each)
+
+
+def test_memory_is_provided_without_being_written_to() -> None:
+    memory = np.arange(1 << 20, dtype=np.float64)
+    provide(memory[3:-3])
+    provide(memory[:0])
+    assert (memory == np.arange(1 << 20)).all()
+    touch(memory)
+    assert not memory[0]
