@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
-from mge_cache import AsyncClient, Client, PromptRequest
+from mge_cache import AsyncClient, Client, PromptRequest, RagQuery
 from tests.bench import dropin, servers
 from tests.bench.dropin import Case
 from tests.bench.measure import LoadError, percentile
@@ -34,7 +34,7 @@ _CALLS = 9
 _PAUSE_S = 0.015
 """Between calls. All together take longer than what counts as a pause of a busy machine."""
 _LOADS_S = 1.0
-"""How long a sidecar that has just started still stands still for moments."""
+"""How long a sidecar that has just started, or loads something, stands still for moments."""
 _BACK_MAX_S = 20.0
 
 
@@ -64,11 +64,22 @@ async def measure_hanging(folder: Path, *, rounds: int) -> list[Hanging]:
                 environment={"ANTHROPIC_API_KEY": dropin.KEY},
             )
         )
-        await asyncio.sleep(_LOADS_S)
+        await _load_all(sidecar.target)
         cases = await _plain(stack, sidecar.target)
         cases += await stack.enter_async_context(dropin.cases(base_url, sidecar.target, None))
         cases += await retriever_cases(stack, sidecar.target)
         return [await _measure(case, sidecar.process, rounds) for case in cases]
+
+
+async def _load_all(target: str) -> None:
+    """Have the sidecar load what it loads at first uses: a client takes note of such pauses."""
+    async with AsyncClient(target) as client:
+        request = PromptRequest(model=dropin.MODEL, prompt="load", parameters={"max_tokens": 8})
+        await client.generate(request).result()
+        await client.query_rag(
+            RagQuery(embedding_model="m", embedding=[1.0, 0.0], query="load", collection="c")
+        )
+    await asyncio.sleep(_LOADS_S)
 
 
 async def _plain(stack: AsyncExitStack, target: str) -> list[Case]:
