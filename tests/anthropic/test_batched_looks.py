@@ -6,8 +6,8 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from mge_cache import PromptRequest, Timeouts
-from mge_cache.anthropic._batched import Batched
+from mge_cache import Completion, PromptRequest, Timeouts
+from mge_cache.anthropic._batched import Batched, Unanswered
 from tests.rpc.generate_double import GenerateDouble
 from tests.waiting import eventually
 
@@ -58,11 +58,11 @@ async def test_a_late_look_pays_for_nothing_twice(tmp_path: Path) -> None:
         assert not asking.done(), "given up"
         await double.talk.complete(double.ids[0], "Because.")
         completion = await asking
-        assert completion is not None
+        assert isinstance(completion, Completion)
         assert (completion.text, batched.failures) == ("Because.", 0)
 
 
 async def test_looks_that_stay_late_end_the_wait(tmp_path: Path) -> None:
     async with watching(Dozing(late=range(2, 99)), tmp_path) as batched:
-        assert await batched.generate(REQUEST, masterplan=None) is None
+        assert await batched.generate(REQUEST, masterplan=None) is Unanswered.AWAY
         assert batched.failures == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import time
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from mge_cache._generate_types import CacheUse
 from mge_cache._health import Health
 from mge_cache._types import Timeouts
 from mge_cache.aio import AsyncClient
-from mge_cache.errors import DeadlineExceededError, MgeCacheError
+from mge_cache.errors import DeadlineExceededError, MgeCacheError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 _LOOK_S = 2.0
 """How often a sidecar that is at work is asked whether it is still there."""
 _ANSWER_S = 600.0
+
+
+class Unanswered(enum.Enum):
+    """Why there is no answer by the sidecar."""
+
+    AWAY = enum.auto()
+    """It is down, hangs, or cannot reach Anthropic: who asks by himself need not ask it again."""
+    REFUSED = enum.auto()
 
 
 class _Client(AsyncClient):
@@ -75,8 +84,8 @@ class Batched:
 
     async def generate(
         self, request: PromptRequest, *, masterplan: str | None
-    ) -> Completion | None:
-        """Return the answer; None if the sidecar is away, hangs, has no key, or fails.
+    ) -> Completion | Unanswered:
+        """Return the answer, or why there is none: the sidecar is away, has no key, or fails.
 
         Whatever Anthropic said then, it will say again to the caller, in the SDK's own errors.
         """
@@ -93,7 +102,8 @@ class Batched:
             completion = await self._watched(generation, request)
         except MgeCacheError as exc:
             self._health.went_without("generate", exc)
-            return None
+            is_away = isinstance(exc, (DeadlineExceededError, UnavailableError))
+            return Unanswered.AWAY if is_away else Unanswered.REFUSED
         self._health.succeeded("generate")
         return completion
 

@@ -10,8 +10,8 @@ from anthropic import AsyncAnthropic
 from mge_cache._generate_types import AnswerSource
 from mge_cache._switch import LLM_CACHE, switched_on
 from mge_cache._types import PromptRequest
-from mge_cache.anthropic._batched import Batched
-from mge_cache.anthropic._directions import CACHE_HEADER, masterplan_header
+from mge_cache.anthropic._batched import Batched, Unanswered
+from mge_cache.anthropic._directions import CACHE_HEADER, masterplan_header, no_store
 from mge_cache.anthropic._middleware import PromptCacheMiddleware
 from mge_cache.anthropic._record import usage_of
 
@@ -106,6 +106,7 @@ class EnhancedAnthropicClient:
         ``temperature`` None leaves it to the API. The answer can be invalidated by
         ``masterplan_id``. Raises the SDK's own errors.
         """
+        is_away = False
         if self._batched is not None and switched_on(LLM_CACHE):
             parameters: dict[str, object] = {"max_tokens": max_tokens}
             if system is not None:
@@ -118,8 +119,9 @@ class EnhancedAnthropicClient:
                 namespace=self._namespace,
             )
             completion = await self._batched.generate(request, masterplan=masterplan_id)
-            if completion is not None:
+            if not isinstance(completion, Unanswered):
                 return _generation(completion, model)
+            is_away = completion is Unanswered.AWAY
         return await self._ask(
             prompt,
             model=model,
@@ -127,6 +129,7 @@ class EnhancedAnthropicClient:
             masterplan_id=masterplan_id,
             max_tokens=max_tokens,
             system=system,
+            with_cache=self._caching and not is_away,
         )
 
     async def _ask(
@@ -138,6 +141,7 @@ class EnhancedAnthropicClient:
         masterplan_id: str | None,
         max_tokens: int,
         system: str | None,
+        with_cache: bool,
     ) -> Generation:
         arguments: dict[str, Any] = {
             "model": model,
@@ -148,7 +152,9 @@ class EnhancedAnthropicClient:
             arguments["system"] = system
         if temperature is not None:  # which the SDK's methods do not name any more
             arguments["extra_body"] = {"temperature": temperature}
-        if masterplan_id is not None and self._caching:
+        if self._caching and not with_cache:
+            arguments["extra_headers"] = no_store()
+        elif masterplan_id is not None and with_cache:
             arguments["extra_headers"] = masterplan_header(masterplan_id)
         response = await self._client.messages.with_raw_response.create(**arguments)
         message = await response.parse()
