@@ -58,6 +58,8 @@ def encode_identity(
     of -0 is written as 0. Raises InvalidRequestError for a temperature that is negative or not
     finite, and for text with a lone surrogate. Limits are the sidecar's to check.
     """
+    # Few functions, here and below: each request comes by, and code that is not in the processor's
+    # cache costs ten times what it costs when it is.
     return length_prefixed(
         _SCHEMA,
         utf8("namespace", namespace or DEFAULT_NAMESPACE),
@@ -70,13 +72,25 @@ def encode_identity(
 
 def length_prefixed(*fields: bytes) -> bytes:
     """Write each field as its length (unsigned, 64 bit, big endian) and its bytes."""
-    return b"".join(part for field in fields for part in (_COUNT.pack(len(field)), field))
+    pack = _COUNT.pack
+    written = bytearray()
+    for field in fields:
+        written += pack(len(field))
+        written += field
+    return bytes(written)
 
 
 def map_fields(field: str, texts: Mapping[str, str]) -> list[bytes]:
     """Return the fields of a map: how many there are, then names and texts in the names' order."""
-    named = sorted((utf8(field, name), utf8(field, text)) for name, text in texts.items())
-    return [count_field(len(named)), *(part for pair in named for part in pair)]
+    fields = [_COUNT.pack(len(texts))]
+    try:
+        for name in sorted(texts):  # by code points, which is the order of their UTF-8 forms
+            fields += (name.encode(), texts[name].encode())
+    except UnicodeEncodeError:
+        for text in (*texts, *texts.values()):
+            utf8(field, text)
+        raise
+    return fields
 
 
 def count_field(count: int) -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
 import unicodedata
-import uuid
 from typing import TYPE_CHECKING
 
 import grpc
@@ -64,7 +64,7 @@ def start_request(
         raise InvalidRequestError("timeout_s", "must be positive")
     try:
         start = pb.GenerateStart(
-            id=uuid.uuid4().hex if request_id is None else _checked_id(request_id),
+            id=secrets.token_hex(16) if request_id is None else _checked_id(request_id),
             identity=prompt_identity(request),
             masterplan=masterplan or "",
             tags=check_tags(tags),
