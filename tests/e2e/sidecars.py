@@ -166,8 +166,11 @@ class Sidecar:
             raise SidecarStartError(f"exit code {code}:\n{said}") from error
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process (SIGTERM, SIGSTOP, SIGCONT, ...)."""
+        """Send a signal to the process (SIGTERM, SIGSTOP, SIGCONT, ...); wait until it stands."""
         os.kill(self.pid, number)
+        if number is signal.SIGSTOP:
+            # It goes on for a moment on another processor, and may answer once more.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def kill(self) -> None:
         """End the process with SIGKILL, also if it is stopped."""
