@@ -48,9 +48,12 @@ def _spawner() -> ThreadPoolExecutor:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, and below those that the system gives to clients."""
+    """Return a port that nobody listens on, and below those that the system gives to clients.
+
+    So is the port 10,000 above it, on which a node of a Cluster listens, too.
+    """
     for _ in range(100):
-        port = random.randrange(10_240, 32_000)
+        port = random.randrange(10_240, 22_700)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
