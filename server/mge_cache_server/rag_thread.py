@@ -1,4 +1,4 @@
-"""The threads for what would hold up the event loop: searches, and work that nobody waits for.
+"""The thread for searches that would hold up the event loop, and the import of what they need.
 
 Belongs to the event loop's thread.
 """

@@ -9,10 +9,12 @@ Each pivot has a list of the rows around it, nearest first. A search takes the p
 to its query, and of that pivot's list the rows up to the angle: no other row can be a hit, so the
 rest of the index is not even looked at. As a list ends somewhere (it takes memory), a query that is
 far from every pivot may need more than its list has; then all rows are scanned. Pivots are centres
-of rows, and queries are like rows, so that most queries have one near. Distances to pivots: Micó,
-Oncina, Vidal, *A new version of the nearest-neighbour approximating and eliminating search
-algorithm* (1994); a list around each centre: Chávez, Navarro, *A compact space decomposition for
-effective metric indexing* (2005), whose lists do not overlap, so that a search needs many.
+of rows, and queries are like rows, so that most queries have one near; any pivot is right.
+
+Distances to pivots: Micó, Oncina, Vidal, *A new version of the nearest-neighbour approximating and
+eliminating search algorithm* (1994); a list around each centre: Chávez, Navarro, *A compact space
+decomposition for effective metric indexing* (2005), whose lists do not overlap, so that a search
+needs many.
 
 Pivots lie in the span of a basis B (``similarity_basis``): p = Bᵀc, and p·x = c·Bx takes few
 products. What rounding does: ẑ = fl(Bx) is off by at most δ, so fl(c·ẑ) is off by δ + γ_k, with
